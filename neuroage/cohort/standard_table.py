@@ -1,0 +1,170 @@
+"""From a table as found to the columns of a cohort: names, ages, sexes, duplicates; every problem noted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from neuroage.cohort.ages import read_ages, read_sexes
+from neuroage.cohort.columns import recognise_columns
+from neuroage.cohort.modalities import canonical_modality
+from neuroage.cohort.problem import Problem
+from neuroage.cohort.table_file import looks_headless
+from neuroage.errors import DataError
+
+FIELDS = ("scan_id", "subject_id", "session", "modality", "path", "age", "sex", "site")
+# Two entries of one scan may differ by a birthday or a rounding; more than a year is two people or a slip of the pen.
+AGE_CONFLICT_YEARS = 1.0
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?$")
+
+
+def standardise(raw: pd.DataFrame, name: str, *, needs_age: bool = True) -> tuple[pd.DataFrame, list[Problem]]:
+    """Bring a found table into the columns of a cohort; rows with an unreadable age or no subject are left out.
+
+    Args:
+        raw: Text cells; the index is the line in the file.
+        name: What to call the table in reports, usually its file name.
+        needs_age: Whether a table without an age column is refused.
+
+    Returns:
+        A table with every field of a cohort (scan_id "" where the table has none), further columns after them, indexed
+        by line; and the problems.
+
+    Raises:
+        DataError: When no column names the subject, none the age (if needed), or no row is left.
+    """
+    columns = recognise_columns(raw.columns)
+    _require_columns(raw, columns, name, needs_age)
+    where = pd.Series([f"{name} line {line}" for line in raw.index], index=raw.index, dtype=object)
+    problems: list[Problem] = []
+    table = pd.DataFrame(index=raw.index)
+    for field in FIELDS:
+        cells = raw[columns[field]] if field in columns else pd.Series("", index=raw.index, dtype=object)
+        table[field] = cells.fillna("").astype(str).str.strip()
+    table["modality"] = map_distinct(table["modality"], canonical_modality)
+    if "sex" in columns:
+        table["sex"], notes = read_sexes(table["sex"], f"{name} column {columns['sex']!r}")
+        problems += notes
+    ages, refused, notes = read_ages(table["age"], where)
+    problems += notes
+    table["age"] = ages
+    nameless = (table["subject_id"] == "").to_numpy() | table["subject_id"].str.lower().isin(["n/a", "nan"]).to_numpy()
+    problems += [Problem(where[line], "no subject id", "row left out") for line in raw.index[nameless & ~refused]]
+    for header in raw.columns:
+        if header not in columns.values():
+            table[_free_name(header, table)] = as_numbers_where_plain(raw[header])
+    kept = table[~refused & ~nameless]
+    if len(kept) == 0:
+        raise DataError(f"none of the {len(raw)} rows of {name} can be used: {_first(problems)}")
+    return kept, problems
+
+
+def _free_name(header: str, table: pd.DataFrame) -> str:
+    return header if header not in table.columns else f"{header}_2"
+
+
+def _first(problems: Sequence[Problem]) -> str:
+    return f"{problems[0]}" if problems else "it has a header and nothing below it"
+
+
+def _require_columns(raw: pd.DataFrame, columns: dict[str, str], name: str, needs_age: bool) -> None:
+    missing = [field for field in ("subject_id", "age") if field not in columns and (field != "age" or needs_age)]
+    if not missing:
+        return
+    if looks_headless(raw):
+        first = ", ".join(str(header) for header in list(raw.columns)[:4])
+        raise DataError(
+            f"{name} has no header: its first line ({first}, …) is a record", fix="Add a line of column names."
+        )
+    words = {"subject_id": "a subject (participant_id, subject, …)", "age": "an age (age, AGE_AT_SCAN, …)"}
+    listed = ", ".join(str(header) for header in list(raw.columns)[:12]) + (", …" if raw.shape[1] > 12 else "")
+    raise DataError(
+        f"{name} has no column for {' nor '.join(words[field] for field in missing)}; its columns are {listed}",
+        fix=f"Rename the column to {missing[0]!r}, or add it.",
+    )
+
+
+def map_distinct(column: pd.Series, function: object) -> pd.Series:
+    """Apply a function of one text to a column, once for every distinct value."""
+    assert callable(function)
+    meaning = {value: function(value) for value in column.unique()}
+    return column.map(meaning)
+
+
+def as_numbers_where_plain(column: pd.Series) -> pd.Series:
+    """Turn a text column into numbers when that loses nothing: no leading zeros, no words; empty cells become NaN."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    text = column.fillna("").astype(str).str.strip()
+    words = text.unique()
+    filled = [word for word in words if word not in ("", "n/a", "nan", "NaN")]
+    if not filled or not all(_PLAIN_NUMBER.match(word) for word in filled):
+        return text
+    return pd.to_numeric(text, errors="coerce").astype(float)
+
+
+def settle_duplicates(table: pd.DataFrame, key: Sequence[str], name: str) -> tuple[pd.DataFrame, list[Problem]]:
+    """Leave one row for every key, by a stated rule.
+
+    Entries whose ages agree, or are there only once, become the first entry with that age. Ages that differ by at most
+    one
+    year are replaced by their mean. Ages further apart are a conflict, and the scan is left out. Sexes that
+    contradict each other are emptied.
+
+    Args:
+        table: Rows as `standardise` gives them, indexed by line.
+        key: The columns that should have been unique together.
+        name: What to call the table in reports.
+
+    Returns:
+        The table without duplicates in its old order, and one problem for every key that had several rows.
+    """
+    repeated = table.duplicated(list(key), keep=False)
+    if not repeated.any():
+        return table, []
+    problems: list[Problem] = []
+    single, kept = table[~repeated], []
+    for values, rows in table[repeated].groupby(list(key), sort=False):
+        ages = rows["age"].dropna()
+        spread = float(ages.max() - ages.min()) if len(ages) else 0.0
+        label = " ".join(str(value) for value in (values if isinstance(values, tuple) else (values,)) if value)
+        lines = ", ".join(str(line) for line in rows.index[:6]) + (", …" if len(rows) > 6 else "")
+        where = f"{name} lines {lines}"
+        if spread > AGE_CONFLICT_YEARS:
+            listed = " and ".join(f"{age:g}" for age in sorted(set(ages.round(2))))
+            problems.append(Problem(where, f"{label} is there {len(rows)} times with ages {listed}", "left out"))
+            continue
+        first = rows.iloc[[0]].copy()
+        action = "first kept"
+        if len(ages):
+            first["age"] = float(ages.mean()) if spread > 0 else float(ages.iloc[0])
+            action = f"first kept with the mean age {ages.mean():.2f}" if spread > 0 else action
+        if len(set(rows["sex"]) - {""}) > 1:
+            first["sex"] = ""
+            action += ", contradicting sexes emptied"
+        kept.append(first)
+        problems.append(Problem(where, f"{label} is there {len(rows)} times", action))
+    return pd.concat([single, *kept]).sort_index(), problems
+
+
+def name_scans(table: pd.DataFrame) -> pd.Series:
+    """Make scan ids `subject_session_modality`; repeats get `_run-2`, `_run-3`, … in the order of the rows.
+
+    Example:
+        >>> scans = pd.DataFrame({"subject_id": ["a", "a"], "session": ["1", "1"], "modality": ["t1", "t1"]})
+        >>> name_scans(scans).tolist()
+        ['a_1_t1', 'a_1_t1_run-2']
+    """
+    names = table["subject_id"].astype(object)
+    for column in ("session", "modality"):
+        part = table[column].astype(object)
+        names = names + np.where(part == "", "", "_" + part)
+    count = (names.groupby(names).cumcount() + 1).to_numpy()
+    runs = np.array([f"_run-{n}" if n > 1 else "" for n in count], dtype=object)
+    named: pd.Series = names + runs
+    while named.duplicated().any():  # a subject may itself be called "a_run-2"
+        named = named.where(~named.duplicated(), named + "x")
+    return pd.Series(named.astype(str))

@@ -1,0 +1,239 @@
+"""Prepare a scan: what is done to its pixels once, deterministically, before any training.
+
+    read → labels > 0 or native binning → resample onto one grid → clip, scale intensities → binning
+
+The grid has the recipe's spacing and size, its axes are the scan's own (nearest to RAS+), and it is centred on the head. Each
+scan is interpolated once. Every step leaves its figures in the record.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from neuroage.errors import DataError
+from neuroage.imaging.read import Volume, read
+from neuroage.runs.recipe import Binning, Prepare
+
+STEPS_VERSION = 1  # Raised whenever a step gives other numbers than before, so that stored volumes are made anew.
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan as the network sees it.
+
+    Attributes:
+        data: Shape (1, I, J, K), float32, RAS+.
+        affine: Voxel index to millimetres in the scan's own space, (4, 4).
+        record: What was done and measured, JSON-ready: the input contract is made of these.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare_file(path: str | os.PathLike[str], recipe: Prepare) -> Prepared:
+    """Read a scan and prepare it; errors are those of `read` and `prepare`, with the file named."""
+    volume = read(path, nonfinite=recipe.nonfinite)
+    try:
+        return prepare(volume, recipe)
+    except DataError as error:
+        raise DataError(f"{path}: {error.what}", expected=error.expected, fix=error.fix) from None
+
+
+def prepare(volume: Volume, recipe: Prepare) -> Prepared:
+    """Bring a volume to the recipe's grid and intensities.
+
+    Args:
+        volume: As `read` gives it, data (1, I, J, K).
+        recipe: The `prepare` section.
+
+    Returns:
+        Data (1, *recipe.size), affine and record; the same volume and recipe always give the same numbers.
+
+    Raises:
+        DataError: Nothing of the head lies in the field of view, or no two intensities differ.
+    """
+    data = volume.data[0]
+    record: dict[str, Any] = {
+        "native_spacing_mm": [round(value, 4) for value in volume.spacing_mm],
+        "native_size": list(volume.shape),
+        "native_orientation": volume.source_orientation,
+        "native_percentiles": np.percentile(data[::2, ::2, ::2], [1, 50, 99]).round(4).tolist(),
+    }
+    if recipe.labels:
+        data = (data > 0).astype(np.float32)
+    elif recipe.binning and recipe.binning.native:
+        data = bin_levels(data, recipe.binning)
+    centre = head_centre(data, volume.spacing_mm, np.asarray(recipe.size) * recipe.spacing) if recipe.centre == "head" else None
+    index = (np.asarray(data.shape) - 1) / 2 if centre is None else centre
+    record["centre_voxel"] = np.round(index, 2).tolist()
+    data, affine = resample(data, volume.affine, index, recipe.spacing, recipe.size)
+    if data.max() == data.min():
+        raise DataError("nothing of the scan lies in the field of view", fix="Look at it with `neuroage preview`; enlarge prepare.size or use centre: image.")
+    data = scale_intensities(data, recipe, record)
+    if recipe.binning and not recipe.binning.native:
+        data = bin_levels(data, recipe.binning)
+    record["mean"], record["std"] = float(data.mean()), float(data.std())
+    return Prepared(np.ascontiguousarray(data, dtype=np.float32)[None], affine, record)
+
+
+def head_centre(data: np.ndarray, spacing_mm: tuple[float, float, float], fov_mm: np.ndarray) -> np.ndarray:
+    """Find the voxel index on which to centre the field of view.
+
+    The foreground is what lies above Otsu's threshold; its box is taken between the 1st and 99th percentile of each axis, so that a
+    few stray voxels do not move it. Where the box is taller than the field of view (neck and shoulders are in the scan), the top
+    of the head decides.
+
+    Args:
+        data: Shape (I, J, K), RAS+.
+        spacing_mm: Voxel size along each axis.
+        fov_mm: Size of the field of view along each axis, millimetres.
+
+    Returns:
+        Centre as a fractional voxel index, shape (3,).
+    """
+    step = tuple(max(1, round(3 / value)) for value in spacing_mm)  # 3 mm are fine enough to find a head
+    coarse = data[:: step[0], :: step[1], :: step[2]]
+    foreground = coarse > otsu_threshold(coarse)
+    low, high = np.empty(3), np.empty(3)
+    for axis in range(3):
+        profile = foreground.sum(axis=tuple(other for other in range(3) if other != axis)).astype(float)
+        share = np.cumsum(profile) / max(profile.sum(), 1)
+        low[axis], high[axis] = (np.searchsorted(share, q) * step[axis] for q in (0.01, 0.99))
+    centre = (low + high) / 2
+    if (high[2] - low[2]) * spacing_mm[2] > fov_mm[2]:
+        top_margin_mm = 0.03 * fov_mm[2]
+        centre[2] = high[2] + (top_margin_mm - fov_mm[2] / 2) / spacing_mm[2]
+    return centre
+
+
+def resample(
+    data: np.ndarray, affine: np.ndarray, centre: np.ndarray, spacing_mm: tuple[float, float, float], size: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample along the scan's own axes with one linear interpolation; smoothed first where voxels become larger.
+
+    Smoothing has σ = 0.42 · √(s² − 1) voxels for a factor s, which brings the scan's blur up to the target's (full width at half
+    maximum of one voxel each; Cardoso 2015, doi:10.1007/978-3-319-24571-3_81). Outside of the scan lies its minimum.
+
+    Args:
+        data: Shape (I, J, K).
+        affine: Voxel index to millimetres, (4, 4).
+        centre: Fractional voxel index that becomes the middle of the result.
+        spacing_mm: Voxel size of the result.
+        size: Voxels of the result.
+
+    Returns:
+        Data of shape `size`, and its affine.
+    """
+    import SimpleITK as sitk
+
+    old = np.linalg.norm(affine[:3, :3], axis=0)
+    factor = np.asarray(spacing_mm) / old
+    start = np.asarray(centre) - (np.asarray(size) - 1) / 2 * factor
+    new_affine = affine.copy()
+    new_affine[:3, :3] = affine[:3, :3] * factor
+    new_affine[:3, 3] = affine[:3, :3] @ start + affine[:3, 3]
+    if np.allclose(factor, 1, atol=1e-3) and np.allclose(start, np.round(start), atol=1e-3):
+        return _crop_or_pad(data, np.round(start).astype(int), size), new_affine
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))  # voxel units: spacing 1, origin 0
+    variance = (0.42**2) * np.maximum(factor**2 - 1, 0)
+    if variance.max() > 0.05:
+        image = sitk.DiscreteGaussian(image, [max(float(value), 1e-6) for value in variance], 16, 0.01, False)
+    resampled = sitk.Resample(
+        image, [int(n) for n in size], sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, start.tolist(), factor.tolist(),
+        np.eye(3).ravel().tolist(), float(data.min()), sitk.sitkFloat32,
+    )  # fmt: skip
+    return sitk.GetArrayFromImage(resampled).transpose(2, 1, 0), new_affine
+
+
+def _crop_or_pad(data: np.ndarray, start: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    result = np.full(size, data.min(), dtype=np.float32)
+    source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, size, data.shape, strict=True))
+    target = tuple(slice(part.start - s, part.stop - s) for part, s in zip(source, start, strict=True))
+    if all(part.stop > part.start for part in source):
+        result[target] = data[source]
+    return result
+
+
+def scale_intensities(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) -> np.ndarray:
+    """Clip and scale intensities by the statistics of the foreground.
+
+    Args:
+        data: Shape (I, J, K).
+        recipe: Which foreground, which percentiles, which scale.
+        record: Receives foreground share, mean and standard deviation before scaling.
+
+    Raises:
+        DataError: The foreground is empty or constant.
+    """
+    masks = {"above_mean": lambda: data > data.mean(), "nonzero": lambda: data != 0, "all": lambda: np.ones_like(data, dtype=bool)}
+    mask = masks[recipe.foreground]()
+    values = data[mask]
+    record["foreground_share"] = round(float(mask.mean()), 4)
+    if values.size < 8 or (recipe.intensity != "none" and not recipe.labels and values.min() == values.max() == data.min()):
+        raise DataError("the foreground is empty after cropping", fix="Look at the scan with `neuroage preview`.")
+    low, high = np.percentile(values, recipe.clip_percentiles) if recipe.clip_percentiles else (values.min(), values.max())
+    low, high = float(low), float(high)
+    if recipe.clip_percentiles and high > low:
+        # Below the foreground lies the background, which keeps its own level; only the foreground's extremes are outliers.
+        floor = low if recipe.foreground == "all" else float(data.min())
+        data, values = np.clip(data, floor, high), np.clip(values, low, high)
+    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    record["foreground_mean"], record["foreground_std"] = mean, std
+    if recipe.intensity == "zscore":
+        if std == 0:
+            raise DataError("every foreground voxel has the same intensity", fix="For label maps set prepare.labels and intensity: none.")
+        return (data - mean) / std
+    if recipe.intensity == "mean":
+        return data / mean
+    if recipe.intensity == "percentile":
+        if high == low:
+            raise DataError("the clip percentiles are equal", fix="Widen prepare.clip_percentiles, or use intensity: none.")
+        return np.clip((data - low) / (high - low), 0, 1) if recipe.foreground == "all" else np.clip(data / high, 0, 1)
+    return data
+
+
+def bin_levels(data: np.ndarray, recipe: Binning) -> np.ndarray:
+    """Reduce intensities to a few levels, numbered evenly from 0 to 1.
+
+    Args:
+        data: Any shape.
+        recipe: The method, the number of levels or where to split.
+
+    Returns:
+        Same shape, float32 values in {0, 1/(n−1), …, 1}.
+    """
+    if recipe.method in ("threshold", "percentile", "otsu"):
+        threshold = {
+            "threshold": lambda: recipe.at,
+            "percentile": lambda: np.percentile(data, float(recipe.at or 0)),
+            "otsu": lambda: otsu_threshold(data),
+        }[recipe.method]()
+        return (data > float(threshold)).astype(np.float32)  # type: ignore[arg-type]
+    n = recipe.levels
+    if recipe.method == "quantile":
+        edges = np.unique(np.quantile(data, np.arange(1, n) / n))
+        levels = np.searchsorted(edges, data, side="left").astype(np.float32)
+    else:
+        low, high = float(data.min()), float(data.max())
+        levels = np.minimum(np.floor((data - low) * (n / max(high - low, 1e-12))), n - 1).astype(np.float32)
+    return levels / np.float32(n - 1)
+
+
+def otsu_threshold(data: np.ndarray) -> float:
+    """Give the threshold that best separates two classes of intensity (Otsu 1979, doi:10.1109/TSMC.1979.4310076), over 256 bins."""
+    counts, edges = np.histogram(data, bins=256)
+    middles = (edges[:-1] + edges[1:]) / 2
+    weight = np.cumsum(counts).astype(np.float64)
+    total = np.cumsum(counts * middles)
+    below, above = weight[:-1], weight[-1] - weight[:-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (total[:-1] / below - (total[-1] - total[:-1]) / above) ** 2
+    best = np.nan_to_num(between)
+    plateau = np.flatnonzero(best == best.max())  # empty bins between the classes are all equally good: take their middle
+    return float(edges[1:-1][plateau].mean())

@@ -1,0 +1,222 @@
+"""Prepared volumes on disk: each scan is prepared once, kept compactly, and memory-mapped ever after.
+
+A stored volume is keyed by the identity of its file (path, size, time of change) and by the preparation, so a changed scan or
+recipe is prepared anew and an unchanged one never is. Files appear whole or not at all; two processes that prepare the same
+scan at once leave one whole copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroage.cohort import Scan
+from neuroage.errors import DataError, NeuroageError
+from neuroage.files import atomic_path, digest_text, write_json
+from neuroage.imaging.prepare import STEPS_VERSION, Prepared, prepare_file
+from neuroage.runs.recipe import Prepare
+
+UINT8_STEPS = 255
+
+
+@dataclass(frozen=True)
+class StoredVolume:
+    """One prepared volume on disk.
+
+    Attributes:
+        path: The `.npy` file, shape (1, I, J, K), in the recipe's `store_as` type.
+        scale, offset: value = stored · scale + offset.
+        record: What `prepare` recorded, with `precision_loss` (largest rounding error, in prepared intensities).
+    """
+
+    path: Path
+    scale: float
+    offset: float
+    record: dict[str, Any]
+
+    def map(self) -> np.ndarray:
+        """Memory-map the stored values, shape (1, I, J, K); pages are read when touched."""
+        return np.load(self.path, mmap_mode="r")
+
+    def load(self) -> np.ndarray:
+        """Load the prepared intensities, shape (1, I, J, K), float32."""
+        return np.asarray(self.map(), dtype=np.float32) * np.float32(self.scale) + np.float32(self.offset)
+
+
+@dataclass
+class PreparedCohort:
+    """The prepared volumes of a cohort.
+
+    Attributes:
+        volumes: scan_id → stored volume.
+        failures: scan_id → why it could not be prepared.
+        n_made: How many were prepared now; the others were in the store already.
+    """
+
+    volumes: dict[str, StoredVolume] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    n_made: int = 0
+
+
+def default_store_folder() -> Path:
+    """Give the folder of prepared volumes: $NEUROAGE_STORE, else `neuroage/prepared` in the user's cache folder."""
+    if given := os.environ.get("NEUROAGE_STORE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neuroage" / "prepared"
+
+
+class Store:
+    """A folder of prepared volumes.
+
+    Args:
+        folder: Where to keep them; `default_store_folder()` when None.
+
+    Example:
+        >>> Store("prepared").get("sub-01_T1w.nii.gz", Prepare())  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else default_store_folder()
+
+    def get(self, path: str | os.PathLike[str], recipe: Prepare) -> StoredVolume | None:
+        """Find a prepared volume; None when it is not stored or its file has changed since."""
+        place = self._place(Path(path), recipe)
+        try:
+            about = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        # The volume is written after its description: where it stands, both are whole.
+        return StoredVolume(place, about["scale"], about["offset"], about["record"]) if place.exists() else None
+
+    def put(self, path: str | os.PathLike[str], recipe: Prepare, prepared: Prepared) -> StoredVolume:
+        """Store a prepared volume and give it back as stored."""
+        place = self._place(Path(path), recipe)
+        stored, scale, offset = compress(prepared.data, recipe.store_as)
+        loss = float(np.abs(stored.astype(np.float32) * np.float32(scale) + np.float32(offset) - prepared.data).max())
+        record = {**prepared.record, "affine": prepared.affine.round(6).tolist(), "precision_loss": loss}
+        write_json(place.with_suffix(".json"), {"scale": scale, "offset": offset, "record": record})
+        with atomic_path(place) as temporary:
+            np.save(temporary, stored)
+        return StoredVolume(place, scale, offset, record)
+
+    def prepare(self, path: str | os.PathLike[str], recipe: Prepare) -> tuple[StoredVolume, bool]:
+        """Give the stored volume of a scan, preparing it first where needed; the flag says whether it was."""
+        found = self.get(path, recipe)
+        return (found, False) if found else (self.put(path, recipe, prepare_file(path, recipe)), True)
+
+    def _place(self, path: Path, recipe: Prepare) -> Path:
+        key = digest_text(f"{_identity(path)}|{recipe.digest}")[:32]
+        return self.folder / f"v{STEPS_VERSION}-{recipe.digest[:12]}" / key[:2] / f"{key}.npy"
+
+
+def _identity(path: Path) -> str:
+    def stamp(file: Path) -> str:
+        status = file.stat()
+        return f"{status.st_size}:{status.st_mtime_ns}"
+
+    path = path.resolve()
+    if path.is_dir():
+        return f"{path}:" + ",".join(f"{file.name}:{stamp(file)}" for file in sorted(path.iterdir()) if file.is_file())
+    twin = path.with_suffix(".img") if path.suffix == ".hdr" else path  # Analyze keeps its pixels in a second file
+    return f"{path}:{stamp(path)}" + (f":{stamp(twin)}" if twin != path and twin.exists() else "")
+
+
+def compress(data: np.ndarray, store_as: str) -> tuple[np.ndarray, float, float]:
+    """Bring prepared intensities into their stored type.
+
+    Args:
+        data: Shape (1, I, J, K), float32.
+        store_as: uint8 (rounded to 255 steps over the volume's range: at most half a step lost), float16 or float32.
+
+    Returns:
+        Stored values, scale and offset, with value ≈ stored · scale + offset.
+    """
+    if store_as != "uint8":
+        return data.astype(store_as), 1.0, 0.0
+    low, high = float(data.min()), float(data.max())
+    scale = (high - low) / UINT8_STEPS or 1.0
+    return np.round((data - low) / scale).astype(np.uint8), scale, low
+
+
+def prepare_scans(
+    scans: Sequence[Scan],
+    recipe: Prepare,
+    store: Store,
+    *,
+    max_failed_share: float = 0.1,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PreparedCohort:
+    """Prepare every scan that is not stored yet, several at a time.
+
+    A scan that cannot be prepared is left out with its reason. Threads suffice: reading, resampling and statistics run outside of
+    Python's lock.
+
+    Args:
+        scans: Scans with paths.
+        recipe: The `prepare` section.
+        store: Where prepared volumes are kept.
+        max_failed_share: Above this share of failed scans the whole preparation fails, with every reason.
+        threads: Scans at a time; the number of usable cores when None.
+        progress: Called with (done, all) after each scan.
+
+    Raises:
+        DataError: More than the stated share of scans failed, or all did.
+    """
+    result = PreparedCohort()
+    threads = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    _one_itk_thread_each(threads)
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = {pool.submit(_prepare_scan, scan, recipe, store): scan.scan_id for scan in scans}
+        try:
+            for done, job in enumerate(as_completed(jobs), start=1):
+                scan_id = jobs[job]
+                try:
+                    result.volumes[scan_id], made = job.result()
+                    result.n_made += made
+                except NeuroageError as error:
+                    result.failures[scan_id] = str(error)
+                if progress:
+                    progress(done, len(jobs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    result.volumes = {scan.scan_id: result.volumes[scan.scan_id] for scan in scans if scan.scan_id in result.volumes}
+    _refuse_too_many_failures(result.failures, len(scans), max_failed_share)
+    return result
+
+
+def _prepare_scan(scan: Scan, recipe: Prepare, store: Store) -> tuple[StoredVolume, bool]:
+    if scan.path is None:
+        raise DataError(f"{scan.scan_id}: the cohort names no file for it")
+    return store.prepare(scan.path, recipe)
+
+
+def _one_itk_thread_each(threads: int) -> None:
+    if threads > 1:
+        import SimpleITK as sitk
+
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _refuse_too_many_failures(failures: dict[str, str], n_scans: int, max_failed_share: float) -> None:
+    if failures and (len(failures) > max_failed_share * n_scans or len(failures) == n_scans):
+        raise DataError(
+            f"{len(failures)} of {n_scans} scans could not be prepared ({len(failures) / n_scans:.0%}):\n" + listed(failures.values()),
+            expected=f"at most {max_failed_share:.0%}",
+            fix="Mend or remove these scans, or raise --max-failed-share.",
+        )
+
+
+def listed(reasons: Iterable[str], most: int = 20) -> str:
+    """Set reasons as an indented list, cut after `most` with the number left out."""
+    lines = list(reasons)
+    shown = "\n".join(f"  - {line}" for line in lines[:most])
+    return shown + (f"\n  … and {len(lines) - most} more" if len(lines) > most else "")

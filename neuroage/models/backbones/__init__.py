@@ -1,0 +1,52 @@
+"""Backbones: images (B, C, *spatial) → features (B, F, *reduced).
+
+Each family is one module here with a function
+
+    build(*, spatial_dims, in_channels, weights=None, **options) -> torch.nn.Module
+
+whose result has an attribute `n_features` (F). A module that stands here is found by itself: its name is the backbone's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+import torch
+
+from neuroage.errors import UsageError, did_you_mean
+
+GIVEN = ("spatial_dims", "in_channels")  # filled in by the network, no options of the recipe
+
+
+def backbones() -> list[str]:
+    """Name every backbone."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def backbone_builder(name: str) -> Callable[..., torch.nn.Module]:
+    """Give the `build` function of a backbone.
+
+    Raises:
+        UsageError: No backbone has that name; all names are listed.
+    """
+    if name not in backbones():
+        raise UsageError(f"No backbone {name!r}", expected=did_you_mean(name, backbones()))
+    build: Callable[..., torch.nn.Module] = importlib.import_module(f"{__name__}.{name}").build
+    return build
+
+
+def backbone_summary(name: str) -> str:
+    """Give the first line of a backbone's description."""
+    return (importlib.import_module(f"{__name__}.{name}").__doc__ or "").strip().splitlines()[0]
+
+
+def refuse_weights(name: str, weights: str | None) -> None:
+    """Raise when pretrained weights are asked of a family that has none.
+
+    Raises:
+        UsageError: `weights` is not None.
+    """
+    if weights is not None:
+        raise UsageError(f"backbone {name}: there are no pretrained weights {weights!r} for this family", fix="Leave `weights` out.")

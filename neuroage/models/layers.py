@@ -1,0 +1,31 @@
+"""Layers by name and number of dimensions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+Norm = Literal["batch", "instance", "group", "none"]
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+MAX_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
+GROUPS = 8  # of group norm; halved until it divides the number of features
+
+
+def norm_layer(norm: Norm, spatial_dims: int, n_features: int) -> nn.Module:
+    """Make a normalisation layer for (B, n_features, *spatial); "none" gives the identity."""
+    if norm == "batch":
+        return BATCH_NORM[spatial_dims](n_features)
+    if norm == "instance":
+        return INSTANCE_NORM[spatial_dims](n_features, affine=True)
+    if norm == "group":
+        groups = GROUPS
+        while n_features % groups:
+            groups //= 2
+        return nn.GroupNorm(groups, n_features)
+    return nn.Identity()

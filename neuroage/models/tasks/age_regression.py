@@ -1,0 +1,66 @@
+"""Age as one number: the network's output is the age, standardised by the training set."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class AgeRegression:
+    """Regress age in years.
+
+    Args:
+        loss: l1 (mean absolute error), huber (quadratic within one standard deviation of age) or mse.
+        standardise: Outputs are (age − mean) / standard deviation of the training ages; else years.
+    """
+
+    headline = "mae"
+    target_columns = ("age",)
+    n_outputs = 1
+
+    def __init__(self, loss: Literal["l1", "huber", "mse"] = "l1", standardise: bool = True) -> None:
+        self.loss_name, self.standardise = loss, standardise
+        self.mean, self.std, self.centre = 0.0, 1.0, 0.0
+
+    def fit(self, table: pd.DataFrame) -> None:
+        """Learn mean, standard deviation and centre of the training ages (years)."""
+        ages = table["age"].to_numpy(dtype=float)
+        self.centre = float(ages.mean())
+        if self.standardise:
+            self.mean, self.std = float(ages.mean()), float(ages.std()) or 1.0
+
+    def encode(self, table: pd.DataFrame) -> Tensor:
+        """Ages in years, shape (n_scans,), float32."""
+        return torch.tensor(table["age"].to_numpy(dtype=float), dtype=torch.float32)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss in standardised units: outputs (B, 1), targets (B,) in years."""
+        loss = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}[self.loss_name]
+        return loss(outputs[:, 0].float(), (targets - self.mean) / self.std)
+
+    def decode(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Outputs (B, 1) → `predicted_age` in years, (B,)."""
+        return {"predicted_age": outputs[:, 0].float() * self.std + self.mean}
+
+    def errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Absolute error in years, (B,)."""
+        return (self.decode(outputs)["predicted_age"] - targets).abs()
+
+    def baseline(self, table: pd.DataFrame) -> float:
+        """MAE in years of always predicting the mean training age."""
+        return float((table["age"] - self.centre).abs().mean())
+
+    def state(self) -> dict[str, Any]:
+        """Mean, standard deviation and centre of the training ages."""
+        return {"mean": self.mean, "std": self.std, "centre": self.centre}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.mean, self.std, self.centre = state["mean"], state["std"], state["centre"]
+
+
+TASK = AgeRegression

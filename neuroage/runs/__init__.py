@@ -1,0 +1,1 @@
+"""What a training leaves: recipe, run folder, predictions, input contract. No torch in here."""

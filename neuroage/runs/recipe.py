@@ -1,0 +1,308 @@
+"""The recipe: everything that decides a training, in one YAML.
+
+Sections mirror the road of a scan: `prepare` → `augment` → `backbone`, `pool`, `head` → `task` → `optim`, `training` → `predict`.
+Options of a backbone, a task or an augmentation step belong to the place that implements it and are checked there, with the
+same report; see `Recipe.complain`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from neuroage.errors import UsageError
+from neuroage.files import digest_text, write_text
+from neuroage.runs.recipe_text import Problem, apply_overrides, problems_of, read_yaml, report
+
+Positive = Annotated[float, Field(gt=0)]
+Size = Annotated[int, Field(ge=4, le=1024)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Named(BaseModel):
+    """A choice by name with the options of whatever carries that name, such as `{name: cnn, n_blocks: 4}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key but the name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Binning(Section):
+    """Reduce intensities to a few levels; two levels make a binary volume.
+
+    Attributes:
+        method: equal_width or quantile (`levels` of them), or two levels split at a threshold, a percentile or Otsu's threshold.
+        levels: Number of levels for equal_width and quantile.
+        at: The threshold (in scaled intensities, or file units when native) or the percentile (0–100).
+        native: Bin on the scan's own grid before resampling, so that thin vessels survive as fractions of coarse voxels.
+    """
+
+    method: Literal["equal_width", "quantile", "threshold", "percentile", "otsu"] = "equal_width"
+    levels: Annotated[int, Field(ge=2, le=256)] = 32
+    at: float | None = None
+    native: bool = False
+
+    @model_validator(mode="after")
+    def _at_belongs_to_a_method(self) -> Binning:
+        needs = self.method in ("threshold", "percentile")
+        if needs and self.at is None:
+            raise ValueError(f"method {self.method} needs `at`, the {self.method}")
+        if not needs and self.at is not None:
+            raise ValueError(f"`at` has no meaning for method {self.method}; it belongs to threshold and percentile")
+        if self.method == "percentile" and not 0 < float(self.at or 0) < 100:
+            raise ValueError("a percentile lies between 0 and 100")
+        return self
+
+
+class Prepare(Section):
+    """What is done to every scan once, before any training.
+
+    Attributes:
+        spacing_mm: Voxel size of the prepared volume in millimetres, one number or one per axis (R, A, S).
+        size: Voxels of the prepared volume along R, A and S.
+        centre: What the field of view is centred on: the middle of the `head`, or of the `image` grid (for registered scans).
+        labels: The scan is a label map or mask: every voxel above 0 becomes 1, the rest 0, before resampling.
+        nonfinite: `refuse` scans with NaN, or read NaN as `zero`.
+        intensity: zscore, percentile (0–1 between the clip percentiles), mean (divide by it) or none.
+        foreground: The voxels that give the intensity statistics: above the mean of the volume, nonzero, or all.
+        clip_percentiles: Intensities beyond these percentiles of the foreground are clipped first; null clips nothing.
+        binning: Reduce to a few levels afterwards; null keeps the full range.
+        store_as: uint8 (256 levels over each scan's range), float16 (relative step 0.0005) or float32 (exact).
+    """
+
+    spacing_mm: Positive | tuple[Positive, Positive, Positive] = 2.0
+    size: tuple[Size, Size, Size] = (80, 96, 80)
+    centre: Literal["head", "image"] = "head"
+    labels: bool = False
+    nonfinite: Literal["refuse", "zero"] = "refuse"
+    intensity: Literal["zscore", "percentile", "mean", "none"] = "zscore"
+    foreground: Literal["above_mean", "nonzero", "all"] = "above_mean"
+    clip_percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] | None = (0.5, 99.5)
+    binning: Binning | None = None
+    store_as: Literal["uint8", "float16", "float32"] = "uint8"
+
+    @model_validator(mode="after")
+    def _percentiles_in_order(self) -> Prepare:
+        if self.clip_percentiles is not None and not self.clip_percentiles[0] < self.clip_percentiles[1]:
+            raise ValueError("clip_percentiles needs the lower percentile first")
+        if self.intensity == "percentile" and self.clip_percentiles is None:
+            raise ValueError("intensity: percentile needs clip_percentiles")
+        return self
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size along R, A, S in millimetres."""
+        given = self.spacing_mm
+        return given if isinstance(given, tuple) else (given, given, given)
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the section; equal preparations share stored volumes."""
+        return digest_text(self.model_dump_json())
+
+
+class Head(Section):
+    """Layers between the pooled features and the outputs.
+
+    Attributes:
+        hidden: Width of each hidden layer (linear, ReLU); empty for one linear layer.
+        dropout: Share of features dropped before each linear layer while training.
+    """
+
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Optim(Section):
+    """How weights move.
+
+    Attributes:
+        name: adamw or sgd (Nesterov).
+        lr: Highest learning rate.
+        weight_decay: Decoupled weight decay; norms and biases are left out of it.
+        momentum: First-moment coefficient: β1 of AdamW, momentum of SGD.
+        schedule: constant, cosine (to `final_lr`), one_cycle (up to lr in the first 30 %, down to final_lr), exponential
+            (to `final_lr`), or plateau (×0.3 when the inner MAE, or the training loss, has not improved for `plateau_epochs`).
+        warmup_epochs: Linear rise from 0 to `lr`; one_cycle has its own.
+        final_lr: Where the schedule ends, as a share of `lr`.
+        plateau_epochs: Patience of the plateau schedule, in epochs.
+        ema: Decay a step of the exponential moving average of the weights (and norm statistics) that is scored and saved; null: off.
+        clip_norm: Gradients are scaled down to this norm; null: off.
+        accumulate: A batch goes through the network in this many parts, which needs that much less memory.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    schedule: Literal["constant", "cosine", "one_cycle", "exponential", "plateau"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 2.0
+    final_lr: Annotated[float, Field(gt=0, le=1)] = 0.01
+    plateau_epochs: Annotated[int, Field(ge=1)] = 5
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = 0.99
+    clip_norm: Positive | None = 1.0
+    accumulate: Annotated[int, Field(ge=1)] = 1
+
+
+class Training(Section):
+    """How long and on what.
+
+    Attributes:
+        epochs: Passes over the training scans.
+        batch_size: Scans a step; the last steps of an epoch share the rest evenly.
+        precision: auto (a short probe on this machine decides between fp32 and bf16/fp16), fp32, bf16 or fp16.
+        select: Which weights are kept: `last` (fixed length), `inner` (best MAE on an inner, age-stratified part of the
+            training subjects) or `validation` (best on the validation set; every figure then says so).
+        inner_fraction: Share of the training subjects held out inside training; needed by `select: inner` and `patience`.
+        patience: Stop when the inner MAE has not improved for this many epochs; null: never.
+        sampler: shuffle (every scan once an epoch), or age_balanced (as many draws an epoch, every five-year bin equally likely
+            up to the cap of three times its share).
+        train_eval_scans: Training scans, at most, on which MAE without augmentation is logged every epoch; 0: none.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 60
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    select: Literal["last", "inner", "validation"] = "last"
+    inner_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    patience: Annotated[int, Field(ge=1)] | None = None
+    sampler: Literal["shuffle", "age_balanced"] = "shuffle"
+    train_eval_scans: Annotated[int, Field(ge=0)] = 128
+
+    @model_validator(mode="after")
+    def _inner_part_where_needed(self) -> Training:
+        if self.inner_fraction == 0 and (self.select == "inner" or self.patience):
+            raise ValueError("`select: inner` and `patience` need an inner_fraction above 0, such as 0.15")
+        return self
+
+
+class Predict(Section):
+    """How a trained network is asked.
+
+    Attributes:
+        flips: Average over the scan and its left–right mirror.
+    """
+
+    flips: bool = False
+
+
+class Recipe(Section):
+    """The whole configuration of a training.
+
+    Attributes:
+        modality: Which scans of the cohort are used: t1, tof, …
+        seed: One seed; split, weights, augmentation and loading have child seeds of it.
+        task: What is predicted, with its options: `age_regression` or `soft_label_age`.
+        prepare: What is done to every scan once.
+        augment: Steps applied to training batches, in order: `{step: flip, p: 0.5}`, or `{torchio: RandomMotion, …}`.
+        backbone: The feature extractor and its options.
+        pool: How the features of all positions become one vector: average, max or average_max (both, concatenated).
+        head: Layers after pooling.
+        init: Initial weights of convolutions and linear layers: the framework's default, xavier or he.
+        optim: How weights move.
+        training: How long and on what.
+        predict: How the trained network is asked.
+
+    Example:
+        >>> Recipe(modality="t1").optim.lr
+        0.001
+    """
+
+    modality: str = "t1"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    task: Named = Named(name="age_regression")
+    prepare: Prepare = Prepare()
+    augment: tuple[dict[str, Any], ...] = ()
+    backbone: Named = Named(name="cnn")
+    pool: Literal["average", "max", "average_max"] = "average"
+    head: Head = Head()
+    init: Literal["default", "xavier", "he"] = "default"
+    optim: Optim = Optim()
+    training: Training = Training()
+    predict: Predict = Predict()
+
+    _source: str = PrivateAttr(default="recipe")
+    _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+        """Read a recipe from YAML and apply `key=value` overrides.
+
+        Args:
+            path: The YAML file. Keys that it leaves out have their defaults.
+            overrides: Such as "optim.lr=1e-4" or "augment=[]"; later ones win.
+
+        Raises:
+            UsageError: One report of every unknown key, wrong type and bad range, with line numbers and suggestions.
+        """
+        content, lines = read_yaml(Path(path))
+        return cls.from_dict(apply_overrides(content, overrides, lines), source=str(path), lines=lines)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], *, source: str = "recipe", lines: dict[str, int] | None = None) -> Recipe:
+        """Check a nested dictionary and make a recipe of it; errors as in `load`."""
+        try:
+            recipe = cls.model_validate(content)
+        except ValidationError as error:
+            raise report(problems_of(error, cls), source, lines or {}) from None
+        recipe._source, recipe._lines = source, dict(lines or {})
+        return recipe
+
+    def updated(self, *overrides: str) -> Recipe:
+        """Give a copy with `key=value` overrides applied; errors as in `load`."""
+        lines = dict(self._lines)
+        content = apply_overrides(self.model_dump(mode="json"), overrides, lines)
+        return type(self).from_dict(content, source=self._source, lines=lines)
+
+    def complain(self, problems: list[Problem]) -> None:
+        """Raise one UsageError for problems that other rooms found in this recipe, with its lines; nothing when empty."""
+        if problems:
+            raise report(problems, self._source, self._lines)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe as resolved, every default spelt out, as YAML."""
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the whole recipe as resolved."""
+        return digest_text(self.model_dump_json())
+
+
+def recipe_differences(recipes: dict[str, Recipe]) -> dict[str, dict[str, Any]]:
+    """Give, for each named recipe, the dotted keys in which the recipes are not all equal.
+
+    Args:
+        recipes: Recipes by name.
+
+    Returns:
+        Name → {dotted key → value}, only for keys with at least two different values.
+    """
+    flat = {name: _flatten(recipe.model_dump(mode="json")) for name, recipe in recipes.items()}
+    keys = sorted({key for values in flat.values() for key in values})
+    missing = object()
+    differing = [key for key in keys if len({repr(values.get(key, missing)) for values in flat.values()}) > 1]
+    return {name: {key: values.get(key) for key in differing} for name, values in flat.items()}
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,311 @@
+"""The training loop, from top to bottom as a story.
+
+Everything drawn at random is keyed by (seed, epoch, step or scan), never by what was drawn before, so a training that is
+interrupted anywhere and resumed ends with the same numbers as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from neuroage.errors import DataError
+from neuroage.imaging.augment import Pipeline
+from neuroage.imaging.batches import VolumeSet, plan_epoch
+from neuroage.models.tasks import Task
+from neuroage.runs.recipe import Recipe
+from neuroage.runs.run import Run
+from neuroage.runs.seeds import child_seed
+from neuroage.training.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
+from neuroage.training.optim import MovingAverage, learning_rate, make_optimiser
+
+CHECKPOINT_SECONDS = 600.0  # long epochs are also saved in their middle
+MEMORY_FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: the training was asked to stop, and its state is saved
+    """The training was asked to stop; it can be resumed from `run`."""
+
+    def __init__(self, run: Run, epoch: int, n_epochs: int) -> None:
+        super().__init__(f"stopped in epoch {epoch} of {n_epochs}; saved in {run.folder}")
+        self.run, self.epoch, self.n_epochs = run, epoch, n_epochs
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Scans with their targets.
+
+    Attributes:
+        volumes: Prepared volumes, by position.
+        targets: Encoded targets, shape (n_scans, …).
+        ages: Years, shape (n_scans,), for age-balanced drawing; NaN where unknown.
+    """
+
+    volumes: VolumeSet
+    targets: Tensor
+    ages: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+
+@dataclass
+class State:
+    """Where a training stands: between epochs, or after `step` steps of epoch `epoch` (both from 0)."""
+
+    epoch: int = 0
+    step: int = 0
+    n_steps: int = 0
+    loss_sum: float = 0.0
+    error_sum: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Trainee:
+    """Everything the loop works on."""
+
+    fabric: Fabric
+    recipe: Recipe
+    task: Task
+    network: nn.Module
+    run: Run
+    train: Scans
+    inner: Scans | None
+    validation: Scans | None
+    augment: Pipeline | Callable[..., Any] | None
+    baselines: dict[str, float]
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    on_step: Callable[[int, int, int], None] = lambda epoch, step, n_steps: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def fit(trainee: Trainee) -> nn.Module:
+    """Train to the end of the recipe and give the network with the weights that were kept.
+
+    Continues from the run's checkpoint where there is one.
+
+    Raises:
+        Interrupted: `should_stop` said so; the state is saved.
+    """
+    recipe, training = trainee.recipe, trainee.recipe.training
+    network, optimiser = _place(trainee)
+    average = MovingAverage(_bare(network), recipe.optim.ema) if recipe.optim.ema else None
+    state, best = _restore(trainee, network, optimiser, average)
+
+    while state.epoch < training.epochs and not _out_of_patience(state, trainee):
+        _train_epoch(trainee, network, optimiser, average, state, best)
+        scored = average.network if average else _bare(network)
+        row = _score(trainee, scored, state)
+        if not math.isfinite(row["train_loss"]):
+            raise DataError(
+                f"The training loss became NaN or infinite in epoch {state.epoch + 1}",
+                fix="Lower optim.lr, set optim.clip_norm, or set training.precision to fp32.",
+            )
+        state.history.append(row)
+        if _is_best(state.history, training.select):
+            state.best_epoch = state.epoch
+            best = {name: value.detach().clone() for name, value in scored.state_dict().items()}
+        state.epoch, state.step, state.loss_sum, state.error_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
+        _save(trainee, network, optimiser, average, state, best)
+        trainee.on_epoch(row)
+        if trainee.should_stop() and state.epoch < training.epochs:
+            raise Interrupted(trainee.run, state.epoch, training.epochs)
+
+    kept = average.network if average else _bare(network)
+    if training.select != "last" and best:
+        kept.load_state_dict(best)
+    return kept.eval()
+
+
+def _train_epoch(
+    trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None, state: State, best: dict[str, Tensor]
+) -> None:
+    recipe, fabric = trainee.recipe, trainee.fabric
+    started, saved = time.monotonic() - state.seconds, time.monotonic()
+    balanced = trainee.train.ages if recipe.training.sampler == "age_balanced" else None
+    plan = plan_epoch(len(trainee.train), recipe.training.batch_size, child_seed(recipe.seed, "order", state.epoch), balanced)
+    loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=fabric.device)
+    error_sum = torch.tensor(state.error_sum, dtype=torch.float64, device=fabric.device)
+    network.train()
+    for images, positions in zip(trainee.train.volumes.batches(plan[state.step :]), plan[state.step :], strict=True):
+        scores = [row["inner_" + trainee.task.headline] if trainee.inner else row["train_loss"] for row in state.history]
+        rate = learning_rate(recipe.optim, state.epoch + state.step / len(plan), recipe.training.epochs, scores)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(child_seed(recipe.seed, "dropout", state.epoch, state.step))
+        if trainee.augment is not None:
+            images, _ = trainee.augment(images, [(state.epoch, int(position)) for position in positions])
+        targets = trainee.train.targets[positions].to(fabric.device)
+        loss, errors = _step(trainee, network, optimiser, images, targets)
+        loss_sum += loss * len(positions)
+        error_sum += errors
+        state.step, state.n_steps = state.step + 1, state.n_steps + 1
+        if average:
+            average.update(_bare(network), state.n_steps)
+        trainee.on_step(state.epoch, state.step, len(plan))
+        stop = trainee.should_stop()
+        if (stop or time.monotonic() - saved > CHECKPOINT_SECONDS) and state.step < len(plan):
+            state.loss_sum, state.error_sum, state.seconds = float(loss_sum), float(error_sum), time.monotonic() - started
+            _save(trainee, network, optimiser, average, state, best)
+            saved = time.monotonic()
+            if stop:
+                raise Interrupted(trainee.run, state.epoch + 1, recipe.training.epochs)
+    state.loss_sum, state.error_sum, state.seconds = float(loss_sum), float(error_sum), time.monotonic() - started
+
+
+def _step(trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser; gives the mean loss and the sum of errors, both still on the device."""
+    optim, fabric, task = trainee.recipe.optim, trainee.fabric, trainee.task
+    images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
+    loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
+    error_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
+    optimiser.zero_grad(set_to_none=True)
+    for part, part_targets in zip(images.tensor_split(optim.accumulate), targets.tensor_split(optim.accumulate), strict=True):
+        if len(part) == 0:
+            continue
+        outputs = network(part)
+        loss = task.loss(outputs, part_targets) * (len(part) / len(images))
+        fabric.backward(loss)
+        loss_sum += loss.detach()
+        error_sum += task.errors(outputs.detach(), part_targets).sum()
+    if optim.clip_norm:
+        fabric.clip_gradients(network, optimiser, max_norm=optim.clip_norm, error_if_nonfinite=False)
+    optimiser.step()
+    return loss_sum, error_sum
+
+
+def _score(trainee: Trainee, network: nn.Module, state: State) -> dict[str, Any]:
+    """Make the history row of the epoch just trained."""
+    task, recipe, n = trainee.task, trainee.recipe, len(trainee.train)
+    row: dict[str, Any] = {
+        "epoch": state.epoch + 1,
+        "learning_rate": learning_rate(recipe.optim, state.epoch + 1.0, recipe.training.epochs, [r["train_loss"] for r in state.history]),
+        "train_loss": state.loss_sum / n,
+        f"train_{task.headline}": state.error_sum / n,
+    }
+    n_eval = min(n, recipe.training.train_eval_scans)
+    if n_eval:
+        some = np.random.default_rng(child_seed(recipe.seed, "train_eval")).permutation(n)[:n_eval]
+        outputs = run_network(trainee.fabric, network, trainee.train.volumes, np.sort(some), recipe.training.batch_size)
+        row[f"train_{task.headline}_eval"] = float(task.errors(outputs, trainee.train.targets[np.sort(some)].to(outputs.device)).mean())
+    scored = {"inner": trainee.inner, "validation": trainee.validation if recipe.training.select == "validation" else None}
+    for name, scans in scored.items():
+        if scans is not None:
+            outputs = run_network(trainee.fabric, network, scans.volumes, np.arange(len(scans)), recipe.training.batch_size)
+            targets = scans.targets.to(outputs.device)
+            row[f"{name}_loss"] = float(task.loss(outputs, targets))
+            row[f"{name}_{task.headline}"] = float(task.errors(outputs, targets).mean())
+    for name, value in trainee.baselines.items():
+        row[f"baseline_{name}_{task.headline}"] = value
+    row["seconds"] = round(state.seconds, 3)
+    return row
+
+
+@torch.no_grad()
+def run_network(
+    fabric: Fabric, network: nn.Module, volumes: VolumeSet, positions: np.ndarray, batch_size: int, *, flips: bool = False
+) -> Tensor:
+    """Give the outputs of a network in evaluation mode, without augmentation.
+
+    Args:
+        fabric: Device and precision.
+        network: On the device.
+        volumes: Prepared volumes.
+        positions: Which of them.
+        batch_size: Scans at a time.
+        flips: Average the outputs over the scan and its left–right mirror.
+
+    Returns:
+        Outputs (len(positions), n_outputs), float32, on the device.
+    """
+    was_training = network.training
+    network.eval()
+    outputs = []
+    plan = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+    for images in volumes.batches(plan):
+        images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
+        with fabric.autocast():
+            output = network(images).float()
+            if flips:  # the first spatial axis runs from left to right
+                output = (output + network(images.flip(2)).float()) / 2
+        outputs.append(output)
+    network.train(was_training)
+    return torch.cat(outputs)
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    """Give the network itself, out of Fabric's wrapper."""
+    module = getattr(network, "module", network)
+    return module if isinstance(module, nn.Module) else network
+
+
+def _place(trainee: Trainee) -> tuple[nn.Module, torch.optim.Optimizer]:
+    network = trainee.network.to(memory_format=MEMORY_FORMAT[trainee.train.volumes.spatial_dims + 2])
+    placed, optimiser = trainee.fabric.setup(network, make_optimiser(network, trainee.recipe.optim))
+    return placed, optimiser
+
+
+def _is_best(history: list[dict[str, Any]], select: str) -> bool:
+    if select == "last":
+        return False
+    scores = [next(row[key] for key in row if key.startswith(f"{select}_") and not key.endswith("loss")) for row in history]
+    return scores[-1] <= min(scores)
+
+
+def _out_of_patience(state: State, trainee: Trainee) -> bool:
+    patience = trainee.recipe.training.patience
+    if not patience or not state.history:
+        return False
+    scores = [row[f"inner_{trainee.task.headline}"] for row in state.history]
+    return len(scores) - 1 - int(np.argmin(scores)) >= patience
+
+
+def _save(
+    trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None, state: State, best: dict[str, Tensor]
+) -> None:
+    if trainee.fabric.global_rank != 0:
+        return
+    tensors = {"network": _bare(network).state_dict(), "optimiser": optimiser_tensors(optimiser), "best": best}
+    if average:
+        tensors["average"] = average.network.state_dict()
+    about = {**vars(state), "recipe": trainee.recipe.digest, "scaler": _scaler_state(trainee.fabric)}
+    save_checkpoint(trainee.run.checkpoint_path, tensors, about)
+    if state.step == 0:
+        trainee.run.save_history(state.history)
+
+
+def _restore(
+    trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None
+) -> tuple[State, dict[str, Tensor]]:
+    if not trainee.run.checkpoint_path.exists():
+        return State(), {}
+    tensors, about = load_checkpoint(trainee.run.checkpoint_path)
+    _bare(network).load_state_dict(tensors["network"])
+    restore_optimiser(optimiser, tensors.get("optimiser", {}))
+    if average:
+        average.network.load_state_dict(tensors["average"])
+    scaler = getattr(trainee.fabric._precision, "scaler", None)
+    if scaler is not None and about["scaler"]:
+        scaler.load_state_dict(about["scaler"])
+    state = State(**{name: about[name] for name in vars(State())})
+    if state.history:  # a kill between checkpoint and history leaves the table one epoch short
+        trainee.run.save_history(state.history)
+    best = {name: value.to(trainee.fabric.device) for name, value in tensors.get("best", {}).items()}
+    return state, best
+
+
+def _scaler_state(fabric: Fabric) -> dict[str, Any]:
+    scaler = getattr(fabric._precision, "scaler", None)
+    return dict(scaler.state_dict()) if scaler is not None else {}
+

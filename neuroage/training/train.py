@@ -1,0 +1,258 @@
+"""Train one recipe on one split: prepare → learn → predict → score. What it leaves is a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroage.analysis import evaluate, loss_curves, write_evaluation
+from neuroage.cohort import Cohort, Split, stratified_age_split
+from neuroage.errors import InfeasibleError, RefusedError, UsageError
+from neuroage.imaging.batches import VolumeSet
+from neuroage.imaging.store import PreparedCohort, Store, listed, prepare_scans
+from neuroage.models.network import build_network, check_backbone
+from neuroage.models.tasks import Task, build_task, check_task
+from neuroage.runs.contract import InputContract
+from neuroage.runs.recipe import Recipe
+from neuroage.runs.run import Run, now
+from neuroage.runs.seeds import child_seed
+from neuroage.training.augmentation import Augmentation, build_augmentation, check_augment
+from neuroage.training.baselines import baseline_tables, fit_ridge
+from neuroage.training.checkpoint import save_checkpoint
+from neuroage.training.interruption import stop_on_signals
+from neuroage.training.loop import Scans, Trainee, fit, run_network
+from neuroage.training.observer import Observer
+from neuroage.training.precision import choose_precision, make_fabric
+
+MIN_TRAINING_SCANS = 8
+SCORED = ("validation", "test")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check everything that a recipe names, before anything is computed.
+
+    Raises:
+        UsageError: One report of all problems with backbone, task and augmentation, with lines.
+    """
+    recipe.complain([*check_backbone(recipe), *check_task(recipe), *check_augment(recipe)])
+
+
+def train(
+    recipe: Recipe,
+    cohort: Cohort,
+    split: Split,
+    out: str | os.PathLike[str],
+    *,
+    fold: int = 0,
+    member: str = "",
+    resume: str = "never",
+    store: Store | None = None,
+    augmentation: Augmentation | None = None,
+    max_failed_share: float = 0.1,
+    observer: Observer | None = None,
+) -> Run:
+    """Train a recipe on a split and score it on the held-out subjects.
+
+    The validation set is scored once, at the end, and never used to choose, unless the recipe says `select: validation`.
+
+    Args:
+        recipe: The whole configuration.
+        cohort: Scans; those of the recipe's modality, with a target and in the split, are used.
+        split: Who is in which set.
+        out: Folder of the run.
+        fold: Which fold of the split is the validation set.
+        member: Name among the members of an ensemble.
+        resume: "never" starts anew and refuses a used folder; "required" continues what is there; "auto" continues or starts.
+        store: Prepared volumes; the user's cache folder when None.
+        augmentation: Used instead of the recipe's, such as a `TorchIOPipeline` around anyone's `tio.Compose`.
+        max_failed_share: Share of scans that may fail to be prepared.
+        observer: Receives news while it runs.
+
+    Returns:
+        The complete run.
+
+    Raises:
+        UsageError: Recipe, fold or folder are wrong.
+        InfeasibleError: Too few scans to train or to score.
+        DataError: Scans cannot be prepared, or the training diverged.
+        Interrupted: A signal asked to stop; the state is saved.
+    """
+    check_recipe(recipe)
+    observer = observer or Observer()
+    if not 0 <= fold < max(split.n_folds, 1):
+        raise UsageError(f"fold {fold}", expected=f"0 to {max(split.n_folds, 1) - 1}, the folds of this split")
+    chosen = cohort.select(modality=recipe.modality)
+    run = _open_or_create(recipe, chosen, split, Path(out), fold, member, resume)
+    if run.complete:
+        return run
+    task = build_task(recipe)
+    table = scans_in_sets(chosen, split, fold, task)
+    observer.stage(f"Preparing {len(table)} scans")
+    prepared = prepare_scans(
+        chosen.select(scan_ids=list(table.index)).scans(), recipe.prepare, store or Store(), max_failed_share=max_failed_share, progress=observer.preparing
+    )
+    if prepared.failures:
+        observer.note(f"{len(prepared.failures)} scans were left out:\n" + listed(prepared.failures.values()))
+    table = with_inner_set(table[table.index.isin(prepared.volumes)], recipe)
+    _refuse_too_few(table, recipe)
+    return _learn_and_score(Job(recipe, task, table, prepared, run, augmentation or build_augmentation(recipe), observer))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What learning and scoring work on; `table` has one row a scan, indexed by scan_id, with its set."""
+
+    recipe: Recipe
+    task: Task
+    table: pd.DataFrame
+    prepared: PreparedCohort
+    run: Run
+    augmentation: Augmentation | None
+    observer: Observer
+
+    def rows(self, *sets: str) -> pd.DataFrame:
+        """Scans of these sets."""
+        return self.table[self.table["set"].isin(sets)]
+
+
+def _open_or_create(recipe: Recipe, cohort: Cohort, split: Split, out: Path, fold: int, member: str, resume: str) -> Run:
+    run = Run(out)
+    if resume == "never" or (resume == "auto" and not run.exists):
+        return Run.create(out, recipe, cohort, split, fold=fold, member=member)
+    about = Run.open(out).about
+    for name, value in (("recipe", recipe.digest), ("split", split.digest), ("fold", fold)):
+        known = about.get("fold") if name == "fold" else about.get(f"{name}_digest")
+        if known != value:
+            raise RefusedError(
+                f"{out} was started with another {name}", fix=f"Resume with the same {name}, or train anew with another --out."
+            )
+    return run
+
+
+def scans_in_sets(cohort: Cohort, split: Split, fold: int, task: Task) -> pd.DataFrame:
+    """Give the cohort's table, indexed by scan_id, with the set of each scan; only scans with a set and a target are kept.
+
+    Raises:
+        InfeasibleError: No scan of the cohort is in the split.
+    """
+    table = cohort.table.set_index("scan_id", drop=False)
+    sets = split.sets(fold)
+    table = table.assign(set=table["subject_id"].map(sets))
+    table = table[table["set"].isin(["train", *SCORED])].dropna(subset=list(task.target_columns))
+    if table.empty:
+        raise InfeasibleError("No subject of the split has a scan of this modality with a target", fix="Make the split from the same cohort.")
+    return table
+
+
+def with_inner_set(table: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+    """Hold out the recipe's `inner_fraction` of the training subjects, age-stratified, as set `inner`."""
+    fraction = recipe.training.inner_fraction
+    if not fraction:
+        return table
+    train = table[table["set"] == "train"].reset_index(drop=True)
+    inner = stratified_age_split(train, validation=fraction, seed=child_seed(recipe.seed, "inner") % 2**31)
+    held_out = set(inner.subjects("validation"))
+    return table.assign(set=table["set"].mask((table["set"] == "train") & table["subject_id"].isin(held_out), "inner"))
+
+
+def _refuse_too_few(table: pd.DataFrame, recipe: Recipe) -> None:
+    counts = table["set"].value_counts()
+    if counts.get("train", 0) < MIN_TRAINING_SCANS:
+        raise InfeasibleError(f"Only {counts.get('train', 0)} {recipe.modality} scans to train on", expected=f"at least {MIN_TRAINING_SCANS}")
+    if counts.get("validation", 0) == 0:
+        raise InfeasibleError(f"No {recipe.modality} scan in the validation set", fix="Make the split from a cohort with this modality.")
+
+
+def _learn_and_score(job: Job) -> Run:
+    recipe, task, run, observer = job.recipe, job.task, job.run, job.observer
+    task.fit(job.rows("train", "inner"))
+    fabric = make_fabric("fp32")
+    shape = (recipe.training.batch_size, 1, *recipe.prepare.size)
+    network = build_network(recipe, spatial_dims=len(recipe.prepare.size), in_channels=1, n_outputs=task.n_outputs)
+    precision = run.about.get("precision") or recipe.training.precision
+    if precision == "auto":
+        precision = choose_precision(network.to(fabric.device), shape, fabric.device)
+    run.update(precision=precision, device=fabric.device.type, task=task.state(), counts=job.table["set"].value_counts().to_dict())
+    fabric = make_fabric(precision)
+
+    sets = {name: _scans(job, name, fabric.device) for name in ("train", "inner", "validation")}
+    trainee = Trainee(
+        fabric=fabric, recipe=recipe, task=task, network=network, run=run, train=sets["train"], inner=sets["inner"] if len(sets["inner"]) else None,
+        validation=sets["validation"], augment=job.augmentation,
+        baselines={"mean": task.baseline(job.rows("inner") if len(sets["inner"]) else job.rows("train"))},
+        on_epoch=observer.epoch, on_step=observer.step,
+    )  # fmt: skip
+    done = len(run.history)
+    observer.stage(f"Training {recipe.backbone.name} on {len(sets['train'])} {recipe.modality} scans ({precision} on {fabric.device.type})")
+    observer.training(run, done, recipe.training.epochs)
+    with stop_on_signals() as should_stop:
+        trainee.should_stop = should_stop
+        network = fit(trainee)
+    save_checkpoint(run.weights_path, {"network": network.state_dict()}, {"recipe": recipe.digest, "task": task.state()})
+
+    observer.stage("Scoring the held-out subjects, with the baselines beside the network")
+    scored = job.rows(*SCORED)
+    outputs = run_network(
+        fabric, network, VolumeSet([job.prepared.volumes[s] for s in scored.index], fabric.device), np.arange(len(scored)), recipe.training.batch_size, flips=recipe.predict.flips
+    )
+    run.save_predictions(predictions_table(scored, task, outputs, fold=run.about["fold"], member=run.about["member"]))
+    _save_baselines(job, fit_on=job.rows("train", "inner"), scored=scored)
+    training_rows = job.rows("train", "inner")
+    records = [job.prepared.volumes[scan_id].record for scan_id in training_rows.index]
+    ages = training_rows["age"].to_numpy(dtype=float)
+    run.save_contract(InputContract.of(recipe.modality, recipe.prepare.spacing, recipe.prepare.size, records, ages))
+    selected_on = {"last": "nothing (fixed length)", "inner": "an inner part of training"}.get(recipe.training.select, "validation")
+    run.update(selected_on=selected_on, finished=now(), status="complete")
+    write_run_pages(run)
+    observer.finished(run)
+    return run
+
+
+def _scans(job: Job, set_name: str, device: Any) -> Scans:
+    rows = job.rows(set_name)
+    volumes = VolumeSet([job.prepared.volumes[scan_id] for scan_id in rows.index], device)
+    return Scans(volumes, job.task.encode(rows), rows["age"].to_numpy(dtype=float))
+
+
+def predictions_table(rows: pd.DataFrame, task: Task, outputs: Any, *, fold: int, member: str) -> pd.DataFrame:
+    """Make a predictions table.
+
+    Args:
+        rows: Scans with scan_id, subject_id, set and the task's target columns.
+        task: Decodes the outputs.
+        outputs: Of the network, (n_scans, n_outputs).
+        fold, member: Which training predicted.
+    """
+    columns = ["scan_id", "subject_id", "set", *task.target_columns]
+    decoded = {name: values.cpu().numpy().astype(float) for name, values in task.decode(outputs).items()}
+    return rows[columns].reset_index(drop=True).assign(fold=fold, member=member, **decoded)
+
+
+def _save_baselines(job: Job, fit_on: pd.DataFrame, scored: pd.DataFrame) -> None:
+    volumes = job.prepared.volumes
+    ages = fit_on["age"].to_numpy(dtype=float)
+    ridge = fit_ridge([volumes[scan_id] for scan_id in fit_on.index], ages, job.recipe.prepare.spacing)
+    ridge.save(job.run.ridge_path)
+    predictions = job.run.predictions
+    tables = baseline_tables(predictions, float(ages.mean()), ridge.predict([volumes[scan_id] for scan_id in scored.index]))
+    job.run.save_baselines(tables)
+
+
+def write_run_pages(run: Run) -> None:
+    """Write what a person looks at: loss curve, evaluation figures and page."""
+    about = run.about
+    histories = [leaf.history for leaf in run.leaves]
+    if len(histories) == 1 and not histories[0].empty:
+        baseline = next((float(histories[0][key].iloc[-1]) for key in histories[0] if key.startswith("baseline_mean_")), None)
+        loss_curves(histories[0], run.curve_path, baseline_mae=baseline)
+    evaluation = evaluate(
+        run.predictions, run.baselines, name=run.recipe.modality, seed=run.recipe.seed,
+        meta={"selected_on": about.get("selected_on"), "split": about["split_digest"][:12], "recipe": about["recipe_digest"][:12]},
+    )  # fmt: skip
+    write_evaluation(evaluation, run.folder)
+
