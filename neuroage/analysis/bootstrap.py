@@ -1,7 +1,7 @@
 """Bootstrap intervals over subjects: studentised for means, BCa for any other figure.
 
-Everything is seeded, and vectorised over means (rows), so that the promised coverage is simulated in the tests with this
-very code.
+Everything is seeded, and vectorised over means (rows), so that the tests simulate the promised coverage with this very
+code.
 """
 
 from __future__ import annotations

@@ -74,21 +74,25 @@ def choose_nearest(ages: Floats, targets: Floats, allowance: Allowance) -> Ints 
 
 
 def _prune(ages: Floats, targets: Floats, allowance: Allowance) -> Ints:
-    """Keep, for every target and decade, the M nearest: were a further one used, one of these would be free and better.
+    """Keep, for every target, the nearest of each kind of subject; further ones cannot be needed.
 
-    A chosen member blocks its whole group, so the number kept grows with the largest group.
+    Of one kind are subjects of one decade whose choice costs training the same. At most M subjects are chosen, and each
+    blocks its own group, so that among the M x (largest group) nearest of a kind one is always free, and no worse.
     """
-    largest_group = int(np.bincount(allowance.groups).max())
-    reach = len(targets) * largest_group
+    sizes = np.bincount(allowance.groups)
+    reach = len(targets) * int(sizes.max())
     wanted = np.unique(targets)
+    kind = decade_of(ages)
+    if sizes.max() > 1:
+        kind = np.unique(np.column_stack([kind, allowance.removal]), axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(kind, kind="stable")  # by kind, and by age within it
+    starts = np.flatnonzero(np.r_[True, np.diff(kind[order]) > 0])
     edge = np.zeros(len(ages) + 1, dtype=np.int64)
-    decade = decade_of(ages)
-    for value in allowance.decades:
-        start, stop = np.searchsorted(decade, value), np.searchsorted(decade, value, side="right")
-        place = start + np.searchsorted(ages[start:stop], wanted)
+    for start, stop in zip(starts, np.r_[starts[1:], len(ages)], strict=True):
+        place = start + np.searchsorted(ages[order[start:stop]], wanted)
         np.add.at(edge, np.maximum(place - reach, start), 1)
         np.add.at(edge, np.minimum(place + reach, stop), -1)
-    return np.flatnonzero(np.cumsum(edge[:-1]) > 0)
+    return np.sort(order[np.cumsum(edge[:-1]) > 0])
 
 
 @dataclass(frozen=True)

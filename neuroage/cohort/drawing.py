@@ -132,7 +132,7 @@ def draw(plan: Plan, categories: Categories | None, rng: np.random.Generator) ->
     """
     n_places, n_subjects = len(plan.placed), len(plan.ages)
     n_steps = int(np.clip(STEPS_PER_SUBJECT * n_places, MIN_STEPS, MAX_STEPS))
-    n_steps = n_steps * 3 if categories else n_steps
+    n_steps = n_steps * 2 if categories else n_steps
     places = rng.integers(n_places, size=n_steps)
     # Steps of every size are tried: in a large cohort near ages are many ranks away, at its old end few.
     far = np.exp(rng.uniform(0, np.log(max(n_subjects / 2, 1.5)), n_steps)).astype(np.int64)

@@ -98,7 +98,7 @@ def free_memory(device: torch.device) -> int:
         return 4 << 30  # unknown: assume a small laptop
 
 
-def plan_epoch(n_scans: int, batch_size: int, seed: int, ages: np.ndarray | None = None) -> list[np.ndarray]:
+def plan_epoch(n_scans: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> list[np.ndarray]:
     """Draw the batches of one epoch.
 
     Scans are dealt evenly over the steps, so that no step is left with a scan or two (batch norm would suffer).
@@ -107,31 +107,34 @@ def plan_epoch(n_scans: int, batch_size: int, seed: int, ages: np.ndarray | None
         n_scans: Number of training scans.
         batch_size: At most this many a batch.
         seed: Of this epoch.
-        ages: Given for age-balanced drawing, shape (n_scans,), years: each five-year bin is then equally likely, up to three times its share.
+        weights: How often each scan is wanted, shape (n_scans,), mean 1. A scan of weight w is drawn ⌊w⌋ or ⌈w⌉ times, w on
+            average (systematic resampling); None: every scan once.
 
     Returns:
-        Positions of the scans of each batch. Without `ages`, every scan once.
+        Positions of the scans of each batch.
     """
     rng = np.random.default_rng(seed)
-    if ages is None:
-        order = rng.permutation(n_scans)
-    else:
-        order = rng.choice(n_scans, size=n_scans, p=age_balanced_weights(ages))
+    order = rng.permutation(n_scans)
+    if weights is not None:
+        upto = np.cumsum(weights[order]) * (n_scans / weights.sum())
+        drawn = np.searchsorted(upto, np.arange(n_scans) + rng.random())
+        order = rng.permutation(order[np.minimum(drawn, n_scans - 1)])
     return np.array_split(order, -(-n_scans // batch_size))
 
 
-def age_balanced_weights(ages: np.ndarray, bin_years: float = 5.0, most: float = 3.0) -> np.ndarray:
-    """Give drawing probabilities that make every age bin equally likely, none more than `most` times its share.
+def age_weights(ages: np.ndarray, balance: float, width_years: float = 4.0) -> np.ndarray:
+    """Weigh scans by how rare their age is.
 
     Args:
         ages: Years, shape (n,).
-        bin_years: Width of a bin.
-        most: Cap on how often a scan is drawn compared with plain shuffling; rare ages are not learnt by heart.
+        balance: 0 (all alike) to 1 (every age equally frequent): weight ∝ density^(−balance).
+        width_years: Standard deviation of the Gaussian kernel that estimates the density of ages.
 
     Returns:
-        Probabilities, shape (n,), summing to 1.
+        Weights, shape (n,), mean 1.
     """
-    _, inverse, counts = np.unique(np.floor(ages / bin_years), return_inverse=True, return_counts=True)
-    weights = 1.0 / counts[inverse]
-    weights = np.minimum(weights / weights.mean(), most)
-    return np.asarray(weights / weights.sum())
+    counts, edges = np.histogram(ages, bins=np.arange(np.floor(ages.min()) - 1, np.ceil(ages.max()) + 2))
+    middles = (edges[:-1] + edges[1:]) / 2
+    kernel = np.exp(-0.5 * ((ages[:, None] - middles[None]) / width_years) ** 2)
+    weights = (kernel @ counts) ** -balance
+    return np.asarray(weights / weights.mean())

@@ -79,7 +79,7 @@ def draw_settings(modality: str, site: str, head_scale: float, rng: np.random.Ge
     offset = SITES.index(site) - 1
     bias = rng.uniform(-1, 1, (_BIAS_ORDER + 1,) * 3)
     degree = np.add.outer(np.add.outer(np.arange(4), np.arange(4)), np.arange(4))
-    bias = np.where((degree >= 1) & (degree <= _BIAS_ORDER), bias * 0.16, 0.0)
+    bias = np.where((degree >= 1) & (degree <= _BIAS_ORDER), bias * 0.10, 0.0)
     return ScanSettings(
         spacing_mm=plain.spacing_mm, shape=plain.shape, centre_mm=plain.centre_mm,
         rotation=_rotation(np.deg2rad(rng.uniform(-8, 8, 3))),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -12,22 +14,37 @@ from neuroage.runs.recipe import Recipe
 from neuroage.runs.recipe_text import Problem
 
 
+ADAPTIVE_AVERAGE_POOL = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
+
 class Network(nn.Module):
     """Images to outputs.
 
     Args:
         backbone: Images (B, C, *spatial) → features (B, F, *reduced); has `n_features`.
-        pool: average, max or average_max (both, concatenated).
+        pool: average, max, average_max (both, concatenated) or grid (averages over the cells of `grid`, concatenated).
+        grid: Cells along each axis.
         hidden: Widths of hidden layers.
         dropout: Share of features dropped before each linear layer while training.
         n_outputs: Outputs a scan.
+        input_size: Voxels along each axis when inputs are standardised voxel by voxel; None: not standardised.
     """
 
-    def __init__(self, backbone: nn.Module, *, pool: str, hidden: tuple[int, ...], dropout: float, n_outputs: int) -> None:
+    input_mean: Tensor
+    input_std: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, *, pool: str, grid: tuple[int, ...], hidden: tuple[int, ...], dropout: float, n_outputs: int,
+        input_size: tuple[int, ...] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.backbone = backbone
-        self.pool = pool
-        n_features = int(backbone.n_features) * (2 if pool == "average_max" else 1)
+        self.pool, self.grid = pool, grid
+        self.standardised = input_size is not None
+        if input_size is not None:
+            self.register_buffer("input_mean", torch.zeros(1, 1, *input_size))
+            self.register_buffer("input_std", torch.ones(1, 1, *input_size))
+        n_features = int(backbone.n_features) * {"average_max": 2, "grid": math.prod(grid)}.get(pool, 1)
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Dropout(dropout), nn.Linear(n_features, width), nn.ReLU()]
@@ -36,7 +53,13 @@ class Network(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, C, *spatial) → pooled features (B, F), float32: sums over thousands of voxels are kept in full precision."""
-        maps = self.backbone(images).flatten(2).float()
+        if self.standardised:
+            images = (images - self.input_mean) / self.input_std
+        maps = self.backbone(images)
+        if self.pool == "grid":
+            pool = ADAPTIVE_AVERAGE_POOL[maps.ndim - 2](self.grid)
+            return pool(maps.float()).flatten(1)
+        maps = maps.flatten(2).float()
         pooled = [maps.mean(dim=2)] * (self.pool != "max") + [maps.amax(dim=2)] * (self.pool != "average")
         return torch.cat(pooled, dim=1)
 
@@ -72,7 +95,10 @@ def build_network(recipe: Recipe, *, spatial_dims: int, in_channels: int, n_outp
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         backbone = build(spatial_dims=spatial_dims, in_channels=in_channels, **options)
-        network = Network(backbone, pool=recipe.pool, hidden=recipe.head.hidden, dropout=recipe.head.dropout, n_outputs=n_outputs)
+        network = Network(
+            backbone, pool=recipe.pool, grid=recipe.pool_grid, hidden=recipe.head.hidden, dropout=recipe.head.dropout, n_outputs=n_outputs,
+            input_size=recipe.prepare.size if recipe.standardise == "voxelwise" else None,
+        )  # fmt: skip
         initialise(network, recipe.init)
     return network
 

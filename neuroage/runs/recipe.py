@@ -168,8 +168,8 @@ class Training(Section):
             training subjects) or `validation` (best on the validation set; every figure then says so).
         inner_fraction: Share of the training subjects held out inside training; needed by `select: inner` and `patience`.
         patience: Stop when the inner MAE has not improved for this many epochs; null: never.
-        sampler: shuffle (every scan once an epoch), or age_balanced (as many draws an epoch, every five-year bin equally likely
-            up to the cap of three times its share).
+        age_balance: 0 shows every scan once an epoch; above 0, scans are drawn in proportion to the density of their age to the
+            power −age_balance, so that 1 makes every age equally frequent. Rare ages then weigh more.
         train_eval_scans: Training scans, at most, on which MAE without augmentation is logged every epoch; 0: none.
     """
 
@@ -179,7 +179,7 @@ class Training(Section):
     select: Literal["last", "inner", "validation"] = "last"
     inner_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     patience: Annotated[int, Field(ge=1)] | None = None
-    sampler: Literal["shuffle", "age_balanced"] = "shuffle"
+    age_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     train_eval_scans: Annotated[int, Field(ge=0)] = 128
 
     @model_validator(mode="after")
@@ -209,7 +209,11 @@ class Recipe(Section):
         prepare: What is done to every scan once.
         augment: Steps applied to training batches, in order: `{step: flip, p: 0.5}`, or `{torchio: RandomMotion, …}`.
         backbone: The feature extractor and its options.
-        pool: How the features of all positions become one vector: average, max or average_max (both, concatenated).
+        standardise: `voxelwise` subtracts, voxel by voxel, the mean of the training scans and divides by their standard deviation
+            (for scans on one common grid; the input size is then fixed); `none` takes intensities as prepared.
+        pool: How the features of all positions become one vector: average, max, average_max (both, concatenated), or grid, which
+            keeps coarse position: averages over the cells of `pool_grid`, concatenated.
+        pool_grid: Cells along each axis for `pool: grid`.
         head: Layers after pooling.
         init: Initial weights of convolutions and linear layers: the framework's default, xavier or he.
         optim: How weights move.
@@ -227,7 +231,9 @@ class Recipe(Section):
     prepare: Prepare = Prepare()
     augment: tuple[dict[str, Any], ...] = ()
     backbone: Named = Named(name="cnn")
-    pool: Literal["average", "max", "average_max"] = "average"
+    standardise: Literal["none", "voxelwise"] = "none"
+    pool: Literal["average", "max", "average_max", "grid"] = "average"
+    pool_grid: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (2, 2, 2)
     head: Head = Head()
     init: Literal["default", "xavier", "he"] = "default"
     optim: Optim = Optim()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from neuroage.errors import DataError
 from neuroage.imaging.augment import Pipeline
-from neuroage.imaging.batches import VolumeSet, plan_epoch
+from neuroage.imaging.batches import VolumeSet, age_weights, plan_epoch
 from neuroage.models.tasks import Task
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
@@ -133,8 +133,9 @@ def _train_epoch(
 ) -> None:
     recipe, fabric = trainee.recipe, trainee.fabric
     started, saved = time.monotonic() - state.seconds, time.monotonic()
-    balanced = trainee.train.ages if recipe.training.sampler == "age_balanced" else None
-    plan = plan_epoch(len(trainee.train), recipe.training.batch_size, child_seed(recipe.seed, "order", state.epoch), balanced)
+    balance = recipe.training.age_balance
+    weights = age_weights(trainee.train.ages, balance) if balance else None
+    plan = plan_epoch(len(trainee.train), recipe.training.batch_size, child_seed(recipe.seed, "order", state.epoch), weights)
     loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=fabric.device)
     error_sum = torch.tensor(state.error_sum, dtype=torch.float64, device=fabric.device)
     network.train()

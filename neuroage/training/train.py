@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from neuroage.analysis import evaluate, loss_curves, write_evaluation
 from neuroage.cohort import Cohort, Split, stratified_age_split
 from neuroage.errors import InfeasibleError, RefusedError, UsageError
 from neuroage.imaging.batches import VolumeSet
-from neuroage.imaging.store import PreparedCohort, Store, listed, prepare_scans
-from neuroage.models.network import build_network, check_backbone
+from neuroage.imaging.store import PreparedCohort, Store, StoredVolume, listed, prepare_scans
+from neuroage.models.network import Network, build_network, check_backbone
 from neuroage.models.tasks import Task, build_task, check_task
 from neuroage.runs.contract import InputContract
 from neuroage.runs.recipe import Recipe
@@ -30,6 +32,7 @@ from neuroage.training.observer import Observer
 from neuroage.training.precision import choose_precision, make_fabric
 
 MIN_TRAINING_SCANS = 8
+VOXEL_STD_FLOOR = 0.1  # share of the overall standard deviation; about what noise alone gives
 SCORED = ("validation", "test")
 
 
@@ -174,6 +177,9 @@ def _learn_and_score(job: Job) -> Run:
     fabric = make_fabric("fp32")
     shape = (recipe.training.batch_size, 1, *recipe.prepare.size)
     network = build_network(recipe, spatial_dims=len(recipe.prepare.size), in_channels=1, n_outputs=task.n_outputs)
+    if recipe.standardise == "voxelwise":
+        rows = job.rows("train")
+        set_standardisation(network, [job.prepared.volumes[scan_id] for scan_id in rows.index])
     precision = run.about.get("precision") or recipe.training.precision
     if precision == "auto":
         precision = choose_precision(network.to(fabric.device), shape, fabric.device)
@@ -211,6 +217,24 @@ def _learn_and_score(job: Job) -> Run:
     write_run_pages(run)
     observer.finished(run)
     return run
+
+
+def set_standardisation(network: Network, volumes: Sequence[StoredVolume]) -> None:
+    """Set the voxelwise mean and standard deviation of a network's inputs from training scans and their mirror images.
+
+    A tenth of the overall standard deviation is added to each voxel's, so that voxels that hardly change are not blown up.
+    """
+    total, squares = np.zeros(network.input_mean.shape[1:]), np.zeros(network.input_mean.shape[1:])
+    for volume in volumes:
+        data = volume.load()
+        total += data
+        squares += data.astype(np.float64) ** 2
+    total, squares = (values + np.flip(values, axis=1) for values in (total, squares))
+    mean = total / (2 * len(volumes))
+    variance = np.maximum(squares / (2 * len(volumes)) - mean**2, 0)
+    overall = float(np.sqrt(max((squares / (2 * len(volumes))).mean() - mean.mean() ** 2, 1e-12)))
+    network.input_mean.copy_(torch.from_numpy(mean)[None])
+    network.input_std.copy_(torch.from_numpy(np.sqrt(variance) + VOXEL_STD_FLOOR * overall)[None])
 
 
 def _scans(job: Job, set_name: str, device: Any) -> Scans:

@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 
 from neuroage.errors import DataError
+from neuroage.imaging.augment.parts import PART_VOXELS, box_parts, run_parts
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
-from neuroage.imaging.augment.step import Parameters, Step, blocks
+from neuroage.imaging.augment.step import Parameters, Step
 
 
 class BiasField(Step):
@@ -41,7 +42,7 @@ class BiasField(Step):
         return {"coefficients": draw_uniform(rng, pairs)}
 
     def change(self, source: torch.Tensor, parameters: Sequence[Parameters], out: torch.Tensor) -> None:
-        """Multiply by the field, block by block, so that the field is never held as a whole on a CPU."""
+        """Multiply by the field, part by part: on a CPU it is never held as a whole."""
         coefficients = [drawn["coefficients"] for drawn in parameters]
         floor = source.amin(dim=tuple(range(1, source.ndim)), keepdim=True) if self.relative_to == "minimum" else None
         multiply_by_field(source, coefficients, self.order, out, floor)
@@ -95,11 +96,11 @@ def multiply_by_field(
 ) -> None:
     """Write `source` times each scan's own field into `out`.
 
-    The polynomial is contracted one axis at a time; only the first axis is left for the voxels, as a small matrix product:
-    about 2 (order + 1) operations a voxel instead of a power for each axis and term. One read and one write of the volume.
+    The polynomial is contracted one axis at a time, in float64; only the first axis is left for the voxels, as a
+    small matrix product: `order` + 1 multiplications a voxel instead of powers for each term. One read and one write of the volume.
 
     Args:
-        source: Images (N, C, *spatial).
+        source: Images (N, C, *spatial), contiguous.
         coefficients: N lists of coefficients.
         order: Highest total order.
         out: As `source`; may be `source` itself.
@@ -107,23 +108,43 @@ def multiply_by_field(
     """
     shape = source.shape[2:]
     tensor = _coefficient_tensor(coefficients, order, len(shape))
-    # Orders that no voxel sees (all-zero planes of the coefficients) still cost a column each; there are at most order + 1.
     bases = [_basis(size, order) for size in shape]
     for axis in range(len(shape) - 1, 0, -1):
         tensor = np.moveaxis(np.tensordot(tensor, bases[axis], axes=(axis + 1, 1)), -1, axis + 1)
     inner = torch.from_numpy(np.ascontiguousarray(tensor.reshape(len(source), order + 1, -1), dtype=np.float32))
-    first = torch.from_numpy(bases[0].astype(np.float32))
-    inner, first = inner.to(source.device), first.to(source.device)
-    slices = [slice(0, shape[0])] if source.device.type != "cpu" else blocks(shape[0], inner.shape[-1])
-    room = torch.empty((len(source), slices[0].stop, inner.shape[-1]), device=source.device)
-    for part in slices:
-        field = room[:, : part.stop - part.start]
-        torch.matmul(first[part], inner, out=field)
-        factor = field.exp_().view(len(source), 1, -1, *shape[1:])
-        if floor is None:
-            torch.mul(source[:, :, part], factor, out=out[:, :, part])
-        else:
-            torch.mul(source[:, :, part] - floor, factor, out=out[:, :, part]).add_(floor)
+    powers = torch.from_numpy(bases[0].astype(np.float32)).to(source.device)
+    if source.device.type == "cpu":
+        for index in range(len(source)):
+            base = None if floor is None else float(floor[index])
+            _multiply_planes(source[index], inner[index], powers, out[index], base)
+        return
+    factor = torch.matmul(powers, inner.to(source.device)).exp_().view(len(source), 1, *shape)
+    if floor is None:
+        torch.mul(source, factor, out=out)
+    else:
+        torch.mul(source - floor, factor, out=out).add_(floor)
+
+
+def _multiply_planes(
+    source: torch.Tensor, inner: torch.Tensor, powers: torch.Tensor, out: torch.Tensor, floor: float | None
+) -> None:
+    """Multiply one image (C, n, …), a few planes at a time; field = exp(`powers` @ `inner`)."""
+    channels, n_planes, n_columns = source.shape[0], source.shape[1], inner.shape[1]
+    source, out = source.view(channels, n_planes, n_columns), out.view(channels, n_planes, n_columns)
+    sizes = (max(1, PART_VOXELS // n_columns), min(n_columns, PART_VOXELS))
+
+    def multiply(part: tuple[slice, ...], room: Sequence[torch.Tensor]) -> None:
+        planes, columns = part
+        field = room[0][: (planes.stop - planes.start) * (columns.stop - columns.start)]
+        field = field.view(-1, columns.stop - columns.start)
+        torch.mm(powers[planes], inner[:, columns], out=field).exp_()
+        for image, target in zip(source[:, planes, columns], out[:, planes, columns], strict=True):
+            if floor is None:
+                torch.mul(image, field, out=target)
+            else:
+                torch.mul(image - floor, field, out=target).add_(floor)
+
+    run_parts(multiply, box_parts(sizes, (n_planes, n_columns)), room=[sizes[0] * sizes[1]])
 
 
 def _coefficient_tensor(coefficients: Sequence[Sequence[float]], order: int, n_axes: int) -> np.ndarray:

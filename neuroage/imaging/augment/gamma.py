@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from neuroage.imaging.augment.parts import flat_parts, run_parts
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
-from neuroage.imaging.augment.step import Parameters, Step, blocks, per_scan
+from neuroage.imaging.augment.step import Parameters, Step, per_scan
 
 
 class Gamma(Step):
@@ -50,11 +51,19 @@ def raise_to_power(source: torch.Tensor, gammas: Sequence[float], *, out: torch.
         out = torch.empty_like(source, memory_format=torch.contiguous_format)
     if all(gamma == 1 for gamma in gammas):
         return out if out is source else out.copy_(source)
-    exponents = per_scan(gammas, source)
-    planes = source.shape[2:]
-    parts = blocks(planes[0], planes[1:].numel() * source.shape[1]) if source.device.type == "cpu" else [slice(None)]
-    for part in parts:
-        signed = source[:, :, part]
-        raised = signed.abs().log_().mul_(exponents).exp_()
-        torch.copysign(raised, signed, out=out[:, :, part])
+    if source.device.type != "cpu":
+        raised = source.abs().log_().mul_(per_scan(gammas, source)).exp_()
+        return torch.copysign(raised, source, out=out)
+    for image, target, gamma in zip(source, out, gammas, strict=True):
+        _raise_image(image.reshape(-1), float(gamma), target.view(-1))
     return out
+
+
+def _raise_image(source: torch.Tensor, gamma: float, out: torch.Tensor) -> None:
+    def raise_part(part: slice, room: Sequence[torch.Tensor]) -> None:
+        signed = source[part]
+        raised = torch.abs(signed, out=room[0][: len(signed)]) if signed.dtype == torch.float32 else signed.abs()
+        torch.copysign(raised.log_().mul_(gamma).exp_(), signed, out=out[part])
+
+    parts = flat_parts(len(source))
+    run_parts(raise_part, parts, room=[parts[0].stop])

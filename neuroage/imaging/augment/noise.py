@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 
+from neuroage.imaging.augment.parts import PART_VOXELS, flat_parts, run_parts
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
-from neuroage.imaging.augment.step import Parameters, Step, blocks
+from neuroage.imaging.augment.step import Parameters, Step
+
+_STREAM_STEP = 0x9E3779B97F4A7C15
+"""Distance between the seeds of neighbouring parts: odd, so that no two parts of an image share one (2⁶⁴ / golden ratio)."""
 
 
 def _not_negative(pair: tuple[float, float]) -> tuple[float, float]:
@@ -50,8 +54,7 @@ def add_noise(
 ) -> torch.Tensor:
     """Add seeded Gaussian noise to one image.
 
-    On a CPU the noise is made block by block, in the order of the whole, so the numbers are those of one call of
-    `torch.randn` for the whole image (and of TorchIO's `Noise` with the same seed), but never lie in memory as a whole.
+    On a CPU each part of the image has its own stream, so that the noise is the same for any number of threads.
 
     Args:
         image: (C, *spatial), floating point.
@@ -67,16 +70,17 @@ def add_noise(
         out = torch.empty_like(image, memory_format=torch.contiguous_format)
     if std == 0 and mean == 0:
         return out if out is image else out.copy_(image)
-    generator = torch.Generator(device=image.device).manual_seed(seed)
+    if image.device.type != "cpu":
+        generator = torch.Generator(device=image.device).manual_seed(seed)
+        noise = torch.randn(image.shape, generator=generator, device=image.device)
+        return torch.add(image, noise.mul_(std).add_(mean), out=out)
     source, target = image.reshape(-1), out.view(-1)
-    # Multiples of 16 and a last block of at least 16: torch draws normal numbers in groups of 16.
-    parts = blocks(len(source), 1) if image.device.type == "cpu" else [slice(0, len(source))]
-    if len(parts) > 1 and parts[-1].stop - parts[-1].start < 16:
-        parts[-2:] = [slice(parts[-2].start, parts[-1].stop)]
-    room = torch.empty(max(part.stop - part.start for part in parts), device=image.device)
-    for part in parts:
-        noise = room[: part.stop - part.start].normal_(generator=generator)
-        if mean:
-            noise.mul_(std).add_(mean)
-        torch.add(source[part], noise, alpha=1.0 if mean else std, out=target[part])
+
+    def add_part(part: slice, room: Sequence[torch.Tensor]) -> None:
+        number = part.start // PART_VOXELS
+        generator = torch.Generator().manual_seed((seed + number * _STREAM_STEP) % (1 << 64))
+        noise = room[0][: part.stop - part.start].normal_(mean, std, generator=generator)
+        torch.add(source[part], noise, out=target[part])
+
+    run_parts(add_part, flat_parts(len(source)), room=[PART_VOXELS])
     return out

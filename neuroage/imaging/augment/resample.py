@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
+from neuroage.imaging.augment.parts import box_parts, part_sizes, run_parts
+
 Pad = Literal["minimum", "border"] | float
 
-_BLOCK_VOXELS = 1 << 18
-"""Output voxels computed at a time: their coordinates (a few MiB) stay in the cache. Measured: 49 to 56 ms from 8 to 2 planes
-of 192 × 160 at a time on one core, 75 ms plane by plane."""
 _LARGEST_ROW = 8192
-"""Rows that a flattened block may span. Float32 places a sample among 8,192 rows to 0.0005 voxel, the error aimed at."""
+"""Rows that a flattened part may span. Float32 places a sample among 8,192 rows to 0.0005 voxel, the error aimed at."""
 _GRID_VOXELS = 1 << 25
 """Voxels whose coordinates are held at a time off the CPU: 400 MB of float32."""
 
@@ -107,112 +106,130 @@ def _outside_values(batch: torch.Tensor, pad: Pad) -> torch.Tensor | None:
 
 
 def _resample_volume(source: torch.Tensor, matrix: np.ndarray, out: torch.Tensor, outside: float | None) -> None:
-    """Resample one volume (C, I, J, K) on a CPU, block by block.
+    """Resample one volume (C, I, J, K) on a CPU, part by part.
 
-    torch samples volumes with scalar code on one thread, but images with vector code. A volume read as an image of I·J rows is
-    bilinear within a plane; with the same memory shifted by one plane as a second channel, the third axis is one `lerp`.
+    torch samples volumes with scalar code, but images with vector code. A volume read as an image of I·J rows is bilinear
+    within a plane; with the same memory shifted by one plane as a second channel, the third axis is one `lerp`.
     """
-    corners, sizes = _block_grid(matrix, out.shape[1:], source.shape[2])
-    room = torch.empty((5, int(np.prod(sizes))))
-    for corner in corners:
-        stop = np.minimum(np.add(corner, sizes), out.shape[1:])
-        part = tuple(slice(low, int(high)) for low, high in zip(corner, stop, strict=True))
-        _resample_block(source, matrix, out[(slice(None), *part)], part, outside, room)
+    shape, n_k = tuple(out.shape[1:]), source.shape[3]
+    lines = [row[0] * np.arange(shape[0])[:, None] + (row[1] * np.arange(shape[1]) + row[3]) for row in matrix[:3]]
+    along = [torch.from_numpy((slope * np.arange(shape[2])).astype(np.float32)) for slope in matrix[:3, 2]]
+    within = None if outside is None else _intervals(matrix, lines, source.shape[1:], shape[2])
+    # grid_sample counts from −1 to 1
+    column_lines = torch.from_numpy((lines[2] * (2 / (n_k - 1)) - 1).astype(np.float32))
+    column_along = along[2] * (2 / (n_k - 1))
+
+    def resample(part: tuple[slice, ...], room: Sequence[torch.Tensor]) -> None:
+        box = [piece.stop - piece.start for piece in part]
+        n_voxels = box[0] * box[1] * box[2]
+        plane, whole, row = (memory[:n_voxels].view(box) for memory in room[:3])
+        grid = room[3][: 2 * n_voxels].view(1, box[0] * box[1], box[2], 2)
+        scale = _place_rows(lines, along, part, source.shape[1:3], plane, whole, row)
+        column, rows = grid.view(*box, 2).unbind(-1)
+        torch.add(column_lines[part[:2]][:, :, None], column_along[part[2]], out=column)
+        rows.copy_(row)
+        mask = None if within is None else _mark_inside(within, part, out=row)
+        for channel, target in zip(source, out[:, *part], strict=True):
+            value = _sample(channel, grid, scale).view(2, *box)
+            value = torch.lerp(value[0], value[1], plane)
+            if mask is None or outside is None:
+                target.copy_(value)
+            else:
+                torch.add(value.mul_(mask), torch.mul(mask, -outside, out=whole).add_(outside), out=target)
+
+    sizes = _part_sizes(matrix, shape, source.shape[2])
+    n_voxels = int(np.prod(sizes))
+    run_parts(resample, box_parts(sizes, shape), room=[n_voxels, n_voxels, n_voxels, 2 * n_voxels])
 
 
-def _block_grid(matrix: np.ndarray, shape: Sequence[int], n_rows: int) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Choose a block size whose input spans few enough planes for float32, and list the blocks' corners."""
-    sizes = [max(1, min(shape[0], _BLOCK_VOXELS // (shape[1] * shape[2]))), shape[1], shape[2]]
-    slopes = np.abs(matrix[0, :3])
-    while (np.dot(slopes, np.array(sizes) - 1) + 2) * n_rows > _LARGEST_ROW:
-        widest = int(np.argmax(slopes * (np.array(sizes) > 16) * sizes))
+def _part_sizes(matrix: np.ndarray, shape: Sequence[int], n_rows: int) -> list[int]:
+    """Choose the size of a part whose input spans few enough planes for float32."""
+    sizes, slopes = part_sizes(shape), np.abs(matrix[0, :3])
+    while (np.dot(slopes, np.array(sizes) - 1) + 2) * n_rows > _LARGEST_ROW and max(sizes) > 16:
+        widest = int(np.argmax(slopes * sizes * (np.array(sizes) > 16)))
         if sizes[widest] <= 16:
             break
         sizes[widest] = -(-sizes[widest] // 2)
-    axes = [range(0, size, step) for size, step in zip(shape, sizes, strict=True)]
-    return [(i, j, k) for i in axes[0] for j in axes[1] for k in axes[2]], sizes
+        grown = next((axis for axis in (0, 1, 2) if axis != widest and 2 * sizes[axis] <= shape[axis]), None)
+        if grown is not None and slopes[grown] < slopes[widest]:
+            sizes[grown] *= 2
+    return sizes
 
 
-def _resample_block(
-    source: torch.Tensor,
-    matrix: np.ndarray,
-    out: torch.Tensor,
+def _place_rows(
+    lines: Sequence[np.ndarray],
+    along: Sequence[torch.Tensor],
     part: tuple[slice, ...],
-    outside: float | None,
-    room: torch.Tensor,
-) -> None:
-    """Fill one block of the output; `room` is memory for its coordinates, used again by every block."""
-    channels, n_i, n_j, n_k = source.shape
-    steps = [np.arange(piece.start, piece.stop, dtype=float) for piece in part]
-    first, n_planes = _planes_read(matrix[0], steps, n_i)
-    n_rows = n_planes * n_j
+    sizes: Sequence[int],
+    plane: torch.Tensor,
+    whole: torch.Tensor,
+    row: torch.Tensor,
+) -> tuple[int, int]:
+    """Place a part in the planes and rows of the input.
 
-    block = [len(step) for step in steps]
-    n_voxels = int(np.prod(block))
-    plane, whole, row = (room[place, :n_voxels].view(block) for place in range(3))
-    grid = room[3:5].view(-1)[: 2 * n_voxels].view(*block, 2)
-    _coordinates(matrix[0], steps, plane, shift=-first).clamp_(0, n_planes)
-    torch.floor(plane, out=whole).clamp_(max=n_planes - 1)
-    plane.sub_(whole)
-    # grid_sample counts from −1 to 1; its own border rule clamps the columns, rows must not run over into the next plane.
-    _coordinates(matrix[1], steps, row).clamp_(0, n_j - 1)
-    grid[..., 1] = row.add_(whole, alpha=n_j).mul_(2 / (n_rows - 1)).sub_(1)
-    _coordinates(matrix[2] * (2 / (n_k - 1)), steps, grid[..., 0], shift=-1.0)
+    Writes the fraction between two planes into `plane`, the row (from −1 to 1 over the rows that are read) into `row`.
 
-    halves = 2 if block[0] % 2 == 0 else 1  # torch spreads images of a batch over threads, so one is handed over as two
-    grid = grid.view(halves, -1, block[2], 2)
-    mask = None if outside is None else _inside(matrix, steps, source.shape[1:], out=row)
-    fill = None if mask is None or outside is None else torch.mul(mask, -outside, out=whole).add_(outside)
-    for channel in range(channels):
-        offset = source.storage_offset() + (channel * n_i + first) * n_j * n_k
-        rows = source.as_strided((halves, 2, n_rows, n_k), (0, n_j * n_k, n_k, 1), offset)
-        pair = grid_sample(rows, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        below, above = pair.view(halves, 2, -1, *block[1:]).unbind(1)
-        value = torch.lerp(below, above, plane.view(below.shape)).view(block)
-        if mask is None or fill is None:
-            out[channel] = value
-        else:
-            torch.add(value.mul_(mask), fill, out=out[channel])
-
-
-def _planes_read(row: np.ndarray, steps: Sequence[np.ndarray], n_planes: int) -> tuple[int, int]:
-    """Give the first input plane that a block reads, and how many pairs of neighbouring planes it reads from there."""
-    ends = [sorted((slope * step[0], slope * step[-1])) for slope, step in zip(row, steps, strict=False)]
-    lowest, highest = row[3] + sum(low for low, _ in ends), row[3] + sum(high for _, high in ends)
-    first = int(np.clip(np.floor(lowest), 0, n_planes - 2))
-    return first, int(np.clip(np.floor(highest), first, n_planes - 2)) - first + 1
-
-
-def _coordinates(row: np.ndarray, steps: Sequence[np.ndarray], out: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
-    """Write one input coordinate of every voxel of a block: row · (i, j, k, 1) + shift."""
-    i, j, k = (step * slope for step, slope in zip(steps, row, strict=False))
-    across = np.add.outer(i, j + (row[3] + shift)).astype(np.float32)
-    return torch.add(torch.from_numpy(across)[:, :, None], torch.from_numpy(k.astype(np.float32)), out=out)
-
-
-def _inside(
-    matrix: np.ndarray, steps: Sequence[np.ndarray], shape: Sequence[int], out: torch.Tensor
-) -> torch.Tensor | None:
-    """Mark with 1 the voxels of a block that are read from within the input, others with 0; None when all are within.
-
-    Along a line of the output they are one interval, so a voxel is compared with one middle and one half width.
+    Returns:
+        The first plane that is read, and the number of pairs of neighbouring planes from there.
     """
-    i, j, k = steps
-    enter, leave = np.full((len(i), len(j)), -np.inf), np.full((len(i), len(j)), np.inf)
-    for row, size in zip(matrix, shape, strict=False):
-        start = np.add.outer(row[0] * i, row[1] * j + row[3])
+    n_planes, n_rows = sizes
+    across, rest = lines[0][part[:2]], along[0][part[2]]
+    reach = sorted((float(rest[0]), float(rest[-1])))
+    first = int(np.clip(np.floor(across.min() + reach[0]), 0, n_planes - 2))
+    n_pairs = int(np.clip(np.floor(across.max() + reach[1]), first, n_planes - 2)) - first + 1
+    per_row = 2 / (n_pairs * n_rows - 1)
+
+    torch.add(_column(across - first), rest, out=plane).clamp_(0, n_pairs)
+    torch.floor(plane, out=whole).clamp_(max=n_pairs - 1)
+    plane.sub_(whole)
+    # Rows must not run over into the next plane: clamped within their own before the planes are added.
+    torch.add(_column(lines[1][part[:2]] * per_row - 1), along[1][part[2]] * per_row, out=row)
+    row.clamp_(-1, (n_rows - 1) * per_row - 1).add_(whole, alpha=n_rows * per_row)
+    return first, n_pairs
+
+
+def _column(lines: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(lines.astype(np.float32))[:, :, None]
+
+
+def _sample(volume: torch.Tensor, grid: torch.Tensor, planes: tuple[int, int]) -> torch.Tensor:
+    """Sample the lower and the upper plane of each pair, (2, voxels); the border rule of `grid_sample` clamps columns."""
+    first, n_pairs = planes
+    size = volume.shape[1] * volume.shape[2]
+    rows = volume.as_strided(
+        (1, 2, n_pairs * volume.shape[1], volume.shape[2]),
+        (0, size, volume.shape[2], 1),
+        volume.storage_offset() + first * size,
+    )
+    return grid_sample(rows, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _intervals(
+    matrix: np.ndarray, lines: Sequence[np.ndarray], sizes: Sequence[int], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Say which part of each output line is read from within the input: one interval, as its middle and half width."""
+    enter, leave = np.full(lines[0].shape, -1.0), np.full(lines[0].shape, float(length))
+    for row, start, size in zip(matrix, lines, sizes, strict=False):
         if abs(row[2]) < 1e-12:
-            leave = np.where((start >= -0.5) & (start < size - 0.5), leave, -np.inf)
+            leave = np.where((start >= -0.5) & (start < size - 0.5), leave, -2.0)
             continue
         ends = (-0.5 - start) / row[2], (size - 0.5 - start) / row[2]
         enter, leave = np.maximum(enter, np.minimum(*ends)), np.minimum(leave, np.maximum(*ends))
-    if (enter <= k[0]).all() and (leave >= k[-1]).all():
+    leave = np.maximum(leave, -2.0)
+    return ((enter + leave) / 2).astype(np.float32), ((leave - enter) / 2).astype(np.float32)
+
+
+def _mark_inside(
+    within: tuple[np.ndarray, np.ndarray], part: tuple[slice, ...], out: torch.Tensor
+) -> torch.Tensor | None:
+    """Write 1 where a part is read from within the input and 0 elsewhere; None when all of it is within."""
+    middle, half = (values[part[:2]] for values in within)
+    low, high = part[2].start, part[2].stop - 1
+    if (middle - half <= low).all() and (middle + half >= high).all():
         return None
-    # Bounds just beyond the line keep middles finite where nothing limits it.
-    enter, leave = np.maximum(enter, k[0] - 1), np.minimum(np.maximum(leave, k[0] - 2), k[-1] + 1)
-    middle, half = ((bound / 2).astype(np.float32)[:, :, None] for bound in (enter + leave, leave - enter))
-    torch.sub(torch.from_numpy(k.astype(np.float32)), torch.from_numpy(middle), out=out).abs_()
-    return out.le_(torch.from_numpy(half))
+    place = torch.arange(low, high + 1, dtype=torch.float32)
+    torch.sub(place, torch.from_numpy(middle)[:, :, None], out=out).abs_()
+    return out.le_(torch.from_numpy(half)[:, :, None])
 
 
 def _resample_by_grid(

@@ -92,7 +92,7 @@ class SpatialStep(Step):
 
 
 def _apply(step: Step, batch: torch.Tensor, parameters: Sequence[Parameters | None], out: torch.Tensor) -> None:
-    work = batch if batch.dtype in (torch.float32, torch.float64) else batch.float()
+    work = (batch if batch.dtype in (torch.float32, torch.float64) else batch.float()).contiguous()
     chosen = [(index, drawn) for index, drawn in enumerate(parameters) if drawn is not None]
     if work is batch and len(chosen) == len(batch) and batch.device.type != "cpu":
         step.change(batch, [drawn for _, drawn in chosen], out)
@@ -105,7 +105,7 @@ def _apply(step: Step, batch: torch.Tensor, parameters: Sequence[Parameters | No
     if not chosen:
         return
     if batch.device.type == "cpu" and work is batch:
-        # One scan at a time: its blocks stay in the processor's cache from one pass to the next.
+        # One scan at a time: its parts stay in the processor's cache from one operation to the next.
         for index, drawn in chosen:
             step.change(batch[index : index + 1], [drawn], out[index : index + 1])
         return
@@ -132,12 +132,6 @@ def check_batch(batch: torch.Tensor, parameters: Sequence[Any]) -> None:
         raise DataError(
             f"{len(parameters)} sets of parameters for {len(batch)} scans", expected="one for each scan, None to leave it"
         )
-
-
-def blocks(n_planes: int, voxels_per_plane: int, voxels: int = 1 << 18) -> list[slice]:
-    """Cut the first axis into slices of about `voxels` voxels (1 MiB of float32: fits the second-level cache)."""
-    step = max(1, voxels // max(1, voxels_per_plane))
-    return [slice(start, min(start + step, n_planes)) for start in range(0, n_planes, step)]
 
 
 def per_scan(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:

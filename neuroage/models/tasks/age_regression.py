@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +15,8 @@ class AgeRegression:
     """Regress age in years.
 
     Args:
-        loss: l1 (mean absolute error), huber (quadratic within one standard deviation of age) or mse.
+        loss: l1 (mean absolute error), huber (quadratic below `huber_width`, linear beyond) or mse.
+        huber_width: Width of huber's quadratic part, in standardised units (years when not standardised).
         standardise: Outputs are (age − mean) / standard deviation of the training ages; else years.
     """
 
@@ -22,8 +24,8 @@ class AgeRegression:
     target_columns = ("age",)
     n_outputs = 1
 
-    def __init__(self, loss: Literal["l1", "huber", "mse"] = "l1", standardise: bool = True) -> None:
-        self.loss_name, self.standardise = loss, standardise
+    def __init__(self, loss: Literal["l1", "huber", "mse"] = "l1", standardise: bool = True, huber_width: Annotated[float, Field(gt=0)] = 0.25) -> None:
+        self.loss_name, self.standardise, self.huber_width = loss, standardise, huber_width
         self.mean, self.std, self.centre = 0.0, 1.0, 0.0
 
     def fit(self, table: pd.DataFrame) -> None:
@@ -39,8 +41,10 @@ class AgeRegression:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in standardised units: outputs (B, 1), targets (B,) in years."""
-        loss = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}[self.loss_name]
-        return loss(outputs[:, 0].float(), (targets - self.mean) / self.std)
+        predicted, wanted = outputs[:, 0].float(), (targets - self.mean) / self.std
+        if self.loss_name == "huber":
+            return F.smooth_l1_loss(predicted, wanted, beta=self.huber_width)
+        return F.mse_loss(predicted, wanted) if self.loss_name == "mse" else F.l1_loss(predicted, wanted)
 
     def decode(self, outputs: Tensor) -> dict[str, Tensor]:
         """Outputs (B, 1) → `predicted_age` in years, (B,)."""
