@@ -52,16 +52,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as readable JSON to `path` atomically; NaN becomes null, which every JSON reader accepts."""
-    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+    """Make content JSON-ready: arrays become lists, paths text, NaN and infinity null."""
     if isinstance(content, dict):
-        return {str(key): _finite(value) for key, value in content.items()}
+        return {str(key): finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     if hasattr(content, "tolist"):  # NumPy arrays and scalars
-        return _finite(content.tolist())
+        return finite(content.tolist())
     if isinstance(content, float) and (content != content or content in (float("inf"), float("-inf"))):
         return None
     if isinstance(content, os.PathLike):

@@ -151,12 +151,14 @@ def _paired_subjects(table: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFr
 def _spread(rows: pd.DataFrame) -> dict[str, Any]:
     """Say how the MAE varies over members of a fold (same subjects, other seeds) and over folds (other subjects)."""
     by_fold = {fold: _mae(part) for fold, part in rows.groupby("fold", sort=True)}
-    by_member = rows.groupby(["fold", "member"], sort=True).apply(_mae)
-    within = by_member.groupby("fold").var(ddof=1).dropna()
+    by_member = [
+        [_mae(part) for _, part in fold.groupby("member", sort=True)] for _, fold in rows.groupby("fold", sort=True)
+    ]
+    within = [np.var(maes, ddof=1) for maes in by_member if len(maes) > 1]
     return {
-        "n_members": int(by_member.groupby("fold").size().max()),
-        "member_sd": float(np.sqrt(within.mean())) if len(within) else float("nan"),
-        "member_mae": [float(value) for value in by_member],
+        "n_members": max(map(len, by_member)),
+        "member_sd": float(np.sqrt(np.mean(within))) if within else float("nan"),
+        "member_mae": [value for maes in by_member for value in maes],
         "n_folds": len(by_fold),
         "fold_sd": float(np.std(list(by_fold.values()), ddof=1)) if len(by_fold) > 1 else float("nan"),
         "fold_mae": list(by_fold.values()),

@@ -37,6 +37,7 @@ _LOOK: Any = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # a run may be called a$b$
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,

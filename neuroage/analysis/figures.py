@@ -39,8 +39,8 @@ def predicted_vs_age(scores: Scores) -> Figure:
             axes.plot([low, high], [low, high], color=GREYS[0], linewidth=0.9, linestyle=DASHES[1])
             _points(axes, age, scores.predicted(name), colour_of(scores, name))
             axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-            axes.xaxis.set_major_locator(_every_20())
-            axes.yaxis.set_major_locator(_every_20())
+            axes.xaxis.set_major_locator(_whole_decades(low, high))
+            axes.yaxis.set_major_locator(_whole_decades(low, high))
             axes.set_title(str(scores.models[name]["label"]))
             _note(axes, _mae_note(scores, name), "upper left")
         _label_outer(panels, "Age (years)", "Predicted age (years)")
@@ -71,7 +71,7 @@ def bland_altman(scores: Scores) -> Figure:
             _points(axes, age, gap, colour_of(scores, name))
             left, right = _limits(age)
             axes.set(xlim=(left, right + 0.2 * (right - left)), ylim=(-reach, reach))  # room for the lines' values
-            axes.xaxis.set_major_locator(_every_20())
+            axes.xaxis.set_major_locator(_whole_decades(left, right))
             axes.set_title(str(figures["label"]))
             _agreement_lines(axes, figures["gap_mean"], figures["gap_sd"])
             slope = format_figure("gap_slope", figures["gap_slope"], scores.n_subjects)
@@ -172,7 +172,7 @@ def _panels(scores: Scores) -> list[str]:
 
 
 def _grid(names: list[str], height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(_COLUMNS, len(names))
+    columns = 2 if len(names) == 4 else min(_COLUMNS, len(names))
     rows = ceil(len(names) / columns)
     figure = new_figure(max(2.65 * columns, 3.4), height * rows + 0.15)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -236,10 +236,12 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _every_20() -> Any:
-    from matplotlib.ticker import MaxNLocator
+def _whole_decades(low: float, high: float) -> Any:
+    """Tick ages every 10 or 20 years; wider than a lifetime (a model gone astray), wherever five ticks fit."""
+    from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-    return MaxNLocator(nbins=5, steps=[1, 2, 5, 10])
+    width = high - low
+    return MultipleLocator(10 if width <= 50 else 20) if width <= 160 else MaxNLocator(nbins=5)
 
 
 def _baseline(name: str) -> str:

@@ -47,7 +47,8 @@ footer { margin-top: 2.6rem; color: var(--soft); font-size: .85rem; }
   th:first-child { position: sticky; left: 0; background: #fff; white-space: normal; min-width: 6rem; }
   figure img { max-width: none; width: 40rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } .scroll { overflow: visible; }
-  h2 { break-after: avoid; } table { break-inside: avoid; font-size: 8.5pt; } th, td { padding: .25rem .4rem; } }
+  h2, .caption { break-after: avoid; } table { break-inside: avoid; font-size: 8.5pt; }
+  th, td { padding: .25rem .4rem; } }
 """
 
 

@@ -248,7 +248,7 @@ def _method(numbers: page.Numbers, scores: Scores) -> list[str]:
         "Members of an ensemble are averaged per scan, then scans per subject: every subject counts once.",
         "Gap = predicted − real age. All figures are raw: nothing was corrected for age bias.",
         *(["Fusion is the mean of the models' predictions; nothing was fitted for it."] if fused else []),
-        "Intervals: 95%, bootstrap over subjects: studentised for means and paired differences, widened BCa for others.",
+        "Intervals: 95%, bootstrap over subjects: studentised for means and differences, widened BCa for the others.",
         "p: two-sided paired sign-flip permutation. It is not adjusted for the number of rows in the table.",
         "Smallest difference: two-sided 5%, power 80%, from the spread of the paired differences.",
         f"Seed of every resample: {numbers.show('seed')}.",
@@ -260,6 +260,9 @@ def _caveats(numbers: page.Numbers, scores: Scores) -> list[str]:
         "MAE depends on the age range, so it does not compare between cohorts (de Lange 2022, PMC9188975). Predicting "
         f"the mean age on a uniform range of {numbers.show('ages', 'range')} years gives a quarter of it, "
         f"{numbers.show('ages', 'uniform_mean_mae')} years; that is the yardstick.",
+        f"With {numbers.show('n_subjects')} subjects the standard error of an MAE is about "
+        f"{numbers.show('models', scores.names(MODEL)[0], 'mae_se')} years. MAEs on different subjects differ by three "
+        "times that by chance alone; paired differences on the same subjects are sharper.",
         "The intervals say how much the figures would move with other subjects of the same kind. They do not contain "
         "another hospital, another scanner, or another training.",
     ]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroage.analysis.bootstrap import N_METRIC_RESAMPLES, Interval, mean_interval, metric_intervals
 from neuroage.analysis.formatting import label_of
 from neuroage.analysis.metrics import age_metrics
-from neuroage.analysis.statistics import Interval, mean_interval, metric_intervals, paired_difference
+from neuroage.analysis.statistics import paired_difference
 
 # Metrics that are the mean of one value per subject get the studentised bootstrap, which covers best; the others get
 # BCa.
@@ -98,7 +99,7 @@ class Scores:
 
 
 def score_model(age: np.ndarray, predicted_age: np.ndarray, *, kind: str, label: str, seed: int) -> dict[str, Any]:
-    """Give every metric with its 95% bounds as flat entries `mae`, `mae_low`, `mae_high`, …
+    """Give every metric with its 95% bounds as flat entries `mae`, `mae_low`, `mae_high`, …; `mae_se`: standard error.
 
     Args:
         age: Real ages in years, one per subject.
@@ -109,14 +110,14 @@ def score_model(age: np.ndarray, predicted_age: np.ndarray, *, kind: str, label:
     """
     gap = predicted_age - age
     metrics = age_metrics()
-    found = metric_intervals(
-        {name: metrics[name] for name in metrics if name not in _MEANS}, age, predicted_age, seed=seed
-    )
+    others = {name: metric for name, metric in metrics.items() if name not in _MEANS}
+    found = metric_intervals(others, age, predicted_age, n_resamples=N_METRIC_RESAMPLES, seed=seed)
     for name, value_of in _MEANS.items():
         found[name] = mean_interval(value_of(gap), seed=seed)
     floor = max(found["mae"].low, 0.0) if np.isfinite(found["mae"].low) else found["mae"].low
     found["mae"] = Interval(found["mae"].value, floor, found["mae"].high)
     entry: dict[str, Any] = {"kind": kind, "label": label, "n_subjects": len(age)}
+    entry["mae_se"] = float(np.abs(gap).std(ddof=1) / np.sqrt(len(age))) if len(age) > 1 else float("nan")
     for name in metrics:
         entry |= {name: found[name].value, f"{name}_low": found[name].low, f"{name}_high": found[name].high}
     return entry

@@ -1,6 +1,6 @@
 """Which of two is nearer, and could these subjects have told: paired differences, permutation, smallest detectable.
 
-Subjects are the unit everywhere: hand in one value per subject, never one per scan. Everything is seeded, and vectorised
+Subjects are the unit: hand in one value per subject, never one per scan. Everything is seeded, and vectorised
 over comparisons (rows), so that the promised share of false alarms is simulated in the tests with this very code.
 """
 

@@ -148,7 +148,8 @@ def _check_rows(table: pd.DataFrame, name: str) -> None:
             f"member {row['member']}",
             expected="one row per scan and member",
         )
-    spread = table.groupby("scan_id")["age"].agg(np.ptp)
+    ages = table.groupby("scan_id")["age"]
+    spread = ages.max() - ages.min()
     if float(spread.max()) > SAME_AGE_YEARS:
         raise DataError(f"predictions of {name!r}: scan {spread.idxmax()!r} has two ages", expected="one age per scan")
 

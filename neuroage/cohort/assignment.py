@@ -131,8 +131,9 @@ def _solve(class_ages: Floats, classes: _Classes, targets: Floats, allowance: Al
     limited = _widen(rows, matrix.shape[1])
     n_gaps = (matrix.shape[1] - n) // 2
     top = np.concatenate([classes.count.astype(float), np.full(2 * n_gaps, float(len(targets)))])
-    grouped = bool((classes.group >= 0).any())
-    whole = np.concatenate([np.full(n, 1 if grouped else 0), np.zeros(2 * n_gaps, dtype=int)])
+    # Only where a choice costs training more than itself is the matrix no network, and whole numbers must be asked for.
+    is_network = bool((classes.removal.sum(axis=1) == 1).all())
+    whole = np.concatenate([np.full(n, 0 if is_network else 1), np.zeros(2 * n_gaps, dtype=int)])
     result = milp(
         cost,
         integrality=whole,

@@ -216,7 +216,9 @@ def _validated(table: pd.DataFrame) -> pd.DataFrame:
     for name in FIELDS:
         cells = table[name] if name in table.columns else pd.Series("", index=table.index, dtype=object)
         if name == "age":
-            clean[name] = pd.to_numeric(cells, errors="coerce").astype(float)
+            where = pd.Series([f"row {row}" for row in range(len(cells))], dtype=object)
+            clean[name], refused, notes = read_ages(cells, where)
+            bad += [note for note in notes if note.action == "row left out"]
         else:
             clean[name] = cells.astype(object).where(cells.notna(), "").astype(str)
     further = {str(name): as_numbers_where_plain(table[name]) for name in table.columns if name not in FIELDS}

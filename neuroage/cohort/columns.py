@@ -13,9 +13,9 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
         "subject_id", "participant_id", "sub_id", "subject", "subjectid", "subid", "subj", "subj_id", "participant",
         "ixi_id", "patient_id", "patientid", "patient", "src_subject_id", "ptid", "id", "subjects", "sub",
     ),
-    "session": ("session", "session_id", "sessions", "visit", "visit_id", "wave", "timepoint"),
+    "session": ("session", "session_id", "sessions", "visit", "visit_id", "wave", "timepoint", "follow_up"),
     "modality": ("modality", "sequence", "contrast", "scan_type"),
-    "path": ("path", "file", "filename", "file_path", "filepath", "file_location", "image", "image_path", "scan_path"),
+    "path": ("path", "file", "filename", "file_path", "filepath", "file_location", "image", "image_path", "scan_path", "image_index"),
     "age": (
         "age", "age_years", "age_at_scan", "ageatscan", "scan_age", "age_at_mri", "age_at_visit", "age_at_session",
         "patient_age", "age_yrs", "age_y", "age_in_years", "age_scan",

@@ -18,8 +18,8 @@ from neuroage.cohort.modalities import canonical_modality
 from neuroage.cohort.plain_table import ageless
 from neuroage.cohort.problem import Problem
 from neuroage.cohort.standard_table import settle_duplicates, standardise
-from neuroage.cohort.table_file import TABLE_SUFFIXES, read_table
-from neuroage.errors import DataError, NeuroageError
+from neuroage.cohort.table_file import read_table, table_head
+from neuroage.errors import DataError
 
 _NAME = re.compile(r"(IXI\d{3})-(Guys|HH|IOP)-(\d+)-(T1|T2|PD|MRA)(?![A-Za-z0-9])")
 
@@ -99,12 +99,8 @@ def _the_table(folder: Path) -> Path:
 
 
 def _is_table(path: Path) -> bool:
-    if path.suffix.lower() not in TABLE_SUFFIXES or path.name.startswith("."):
-        return False
-    try:
-        return "ixi_id" in {normal_header(header) for header in read_table(path).columns}
-    except NeuroageError:
-        return False
+    head = table_head(path)
+    return head is not None and "ixi_id" in {normal_header(header) for header in head.columns}
 
 
 def recognises(source: Path) -> bool:

@@ -16,8 +16,8 @@ from neuroage.cohort.layouts import Layout
 from neuroage.cohort.plain_table import ageless
 from neuroage.cohort.problem import Problem
 from neuroage.cohort.standard_table import settle_duplicates, standardise
-from neuroage.cohort.table_file import TABLE_SUFFIXES, read_table
-from neuroage.errors import DataError, NeuroageError
+from neuroage.cohort.table_file import read_table, table_head
+from neuroage.errors import DataError
 
 _ID = re.compile(r"(OAS1_\d{4})_(MR\d+)")
 # What the discs hold of one session, most processed first; only the first kind present is indexed.
@@ -128,13 +128,8 @@ def _the_table(folder: Path) -> Path:
 
 
 def _is_table(path: Path) -> bool:
-    if path.suffix.lower() not in TABLE_SUFFIXES or path.name.startswith("."):
-        return False
-    try:
-        table = read_table(path)
-    except NeuroageError:
-        return False
-    return len(table) > 0 and "ID" in table.columns and bool(_ID.match(table["ID"].iloc[0]))
+    head = table_head(path)
+    return head is not None and len(head) > 0 and "ID" in head.columns and bool(_ID.match(head["ID"].iloc[0]))
 
 
 def recognises(source: Path) -> bool:

@@ -12,8 +12,7 @@ from neuroage.cohort.cohort import Cohort
 from neuroage.cohort.layouts import Layout
 from neuroage.cohort.problem import Problem
 from neuroage.cohort.standard_table import settle_duplicates, standardise
-from neuroage.cohort.table_file import TABLE_SUFFIXES, read_table
-from neuroage.errors import NeuroageError
+from neuroage.cohort.table_file import read_table, table_head
 
 HEADER = ("Subject ID", "MRI ID", "Group", "Visit", "MR Delay", "M/F", "Hand", "Age", "EDUC", "SES", "MMSE", "CDR",
           "eTIV", "nWBV", "ASF")  # fmt: skip
@@ -43,12 +42,10 @@ def _is_record(cells: list[str]) -> bool:
 
 def recognises(source: Path) -> bool:
     """A table with the header of OASIS-2, or whose first line is one of its records."""
-    if not source.is_file() or source.suffix.lower() not in TABLE_SUFFIXES:
+    head = table_head(source) if source.is_file() else None
+    if head is None:
         return False
-    try:
-        names = [str(name) for name in read_table(source).columns]
-    except NeuroageError:
-        return False
+    names = [str(name) for name in head.columns]
     return _is_record(names) or {"Subject ID", "MRI ID", "Age"} <= set(names)
 
 

@@ -16,8 +16,8 @@ from neuroage.cohort.layouts import Layout
 from neuroage.cohort.modalities import modality_of_filename
 from neuroage.cohort.problem import Problem
 from neuroage.cohort.standard_table import settle_duplicates, standardise
-from neuroage.cohort.table_file import TABLE_SUFFIXES, read_table
-from neuroage.errors import DataError, NeuroageError, UsageError
+from neuroage.cohort.table_file import TABLE_SUFFIXES, read_table, table_head
+from neuroage.errors import DataError, UsageError
 
 _KEY = ("scan_id", "subject_id", "session", "modality", "path")
 
@@ -92,13 +92,8 @@ def _the_table(folder: Path) -> Path:
 
 
 def _is_subject_table(path: Path) -> bool:
-    if path.suffix.lower() not in TABLE_SUFFIXES or path.name.startswith("."):
-        return False
-    try:
-        columns = recognise_columns(read_table(path).columns)
-    except NeuroageError:
-        return False
-    return "subject_id" in columns and "age" in columns
+    head = table_head(path)
+    return head is not None and {"subject_id", "age"} <= set(recognise_columns(head.columns))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -7,71 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from neuroage.cohort.assignment import Allowance, Floats, Ints
 from neuroage.cohort.drawing import Categories
 from neuroage.cohort.subject_pool import SubjectPool, decade_of
+from neuroage.cohort.uniformity import N_RANDOM_SPLITS, ks_uniform, random_w1
 
-N_RANDOM_SPLITS = 10_000
 # A numeric column with more values than this is balanced by fifths of its subjects.
 MAX_VALUES = 10
-_MAX_CELLS = 4_000_000  # ages held at once while random splits are drawn: 32 MB
-
-
-def w1_years(ages: Floats, low: float, high: float) -> float:
-    """Give W1 in years: the mean distance of the sorted ages (n,) from the midpoints of n equal parts of the range.
-
-    Example:
-        >>> w1_years(np.array([25.0, 35.0]), 20.0, 40.0)
-        0.0
-    """
-    n = len(ages)
-    return float(np.abs(np.sort(ages) - (low + (np.arange(n) + 0.5) * (high - low) / n)).mean())
-
-
-def ks_uniform(ages: Floats, low: float, high: float) -> tuple[float, float]:
-    """Give the Kolmogorov-Smirnov distance of ages (n,) from uniform over low to high, and its p value.
-
-    Source: Stephens, J R Stat Soc B 32 (1970) 115: for finite n the limit law at D (sqrt n + 0.12 + 0.11 / sqrt n).
-    """
-    from scipy.special import kolmogorov
-
-    n = len(ages)
-    share = (np.sort(ages) - low) / (high - low)
-    steps = np.arange(n + 1) / n
-    distance = float(max((steps[1:] - share).max(), (share - steps[:-1]).max()))
-    root = np.sqrt(n)
-    return distance, float(kolmogorov(distance * (root + 0.12 + 0.11 / root)))
-
-
-def random_w1(ages: Floats, n: int, low: float, high: float, rng: np.random.Generator) -> Floats:
-    """Give W1 in years of 10,000 random sets of n among the sorted ages (N,): what a split without planning reaches."""
-    target = low + (np.arange(n) + 0.5) * (high - low) / n
-    per_block = max(1, _MAX_CELLS // max(n, len(ages) if len(ages) <= 4 * n else n))
-    values: list[Floats] = []
-    for start in range(0, N_RANDOM_SPLITS, per_block):
-        rows = min(per_block, N_RANDOM_SPLITS - start)
-        drawn = _random_sets(len(ages), n, rows, rng)
-        values.append(np.abs(ages[drawn] - target).mean(axis=1))
-    return np.concatenate(values)
-
-
-def _random_sets(n_all: int, n: int, n_sets: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw sets without repetition, each sorted, (n_sets, n); what is drawn twice is drawn again."""
-    if n_all <= 4 * n:
-        keys = rng.random((n_sets, n_all), dtype=np.float32)
-        return np.sort(np.argpartition(keys, n - 1, axis=1)[:, :n], axis=1).astype(np.int64)
-    drawn = np.sort(rng.integers(n_all, size=(n_sets, n)), axis=1)
-    rows = np.arange(n_sets)
-    while len(rows):
-        again = np.zeros((len(rows), n), dtype=bool)
-        again[:, 1:] = drawn[rows, 1:] == drawn[rows, :-1]
-        rows, again = rows[again.any(axis=1)], again[again.any(axis=1)]
-        block = drawn[rows]
-        block[again] = rng.integers(n_all, size=int(again.sum()))
-        drawn[rows] = np.sort(block, axis=1)
-    return drawn
 
 
 def categorise(subjects: pd.DataFrame, columns: Sequence[str]) -> Categories:

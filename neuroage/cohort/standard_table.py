@@ -122,32 +122,34 @@ def settle_duplicates(table: pd.DataFrame, key: Sequence[str], name: str) -> tup
     Returns:
         The table without duplicates in its old order, and one problem for every key that had several rows.
     """
-    repeated = table.duplicated(list(key), keep=False)
-    if not repeated.any():
+    key = list(key)
+    repeated = table[table.duplicated(key, keep=False)]
+    if len(repeated) == 0:
         return table, []
-    problems: list[Problem] = []
-    single, kept = table[~repeated], []
-    for values, rows in table[repeated].groupby(list(key), sort=False):
-        ages = rows["age"].dropna()
-        spread = float(ages.max() - ages.min()) if len(ages) else 0.0
-        label = " ".join(str(value) for value in (values if isinstance(values, tuple) else (values,)) if value)
-        lines = ", ".join(str(line) for line in rows.index[:6]) + (", …" if len(rows) > 6 else "")
-        where = f"{name} lines {lines}"
-        if spread > AGE_CONFLICT_YEARS:
-            listed = " and ".join(f"{age:g}" for age in sorted(set(ages.round(2))))
-            problems.append(Problem(where, f"{label} is there {len(rows)} times with ages {listed}", "left out"))
-            continue
-        first = rows.iloc[[0]].copy()
-        action = "first kept"
-        if len(ages):
-            first["age"] = float(ages.mean()) if spread > 0 else float(ages.iloc[0])
-            action = f"first kept with the mean age {ages.mean():.2f}" if spread > 0 else action
-        if len(set(rows["sex"]) - {""}) > 1:
-            first["sex"] = ""
-            action += ", contradicting sexes emptied"
-        kept.append(first)
-        problems.append(Problem(where, f"{label} is there {len(rows)} times", action))
-    return pd.concat([single, *kept]).sort_index(), problems
+    groups = repeated.groupby(key, sort=False)
+    ages = groups["age"].agg(["min", "max", "mean", "count"])
+    spread = (ages["max"] - ages["min"]).fillna(0.0).to_numpy()
+    named_sexes = repeated["sex"].where(repeated["sex"] != "").groupby([repeated[name] for name in key], sort=False)
+    disputed = named_sexes.nunique().to_numpy() > 1
+    first = repeated[~repeated.duplicated(key)].copy()  # in the order of the groups
+    first["age"] = np.where(spread > 0, ages["mean"], ages["min"])
+    first["sex"] = first["sex"].where(~disputed, "")
+    kept = first[spread <= AGE_CONFLICT_YEARS]
+    problems = [
+        _duplicate_problem(repeated.iloc[rows], key, float(spread[k]), bool(disputed[k]), name)
+        for k, rows in enumerate(groups.indices[label] for label in groups.groups)
+    ]
+    return pd.concat([table[~table.index.isin(repeated.index)], kept]).sort_index(), problems
+
+
+def _duplicate_problem(rows: pd.DataFrame, key: list[str], spread: float, disputed: bool, name: str) -> Problem:
+    lines = ", ".join(str(line) for line in rows.index[:6]) + (", …" if len(rows) > 6 else "")
+    what = f"{' '.join(str(rows[column].iloc[0]) for column in key if rows[column].iloc[0] != '')} is there {len(rows)} times"
+    if spread > AGE_CONFLICT_YEARS:
+        listed = " and ".join(f"{age:g}" for age in sorted(set(rows["age"].dropna().round(2))))
+        return Problem(f"{name} lines {lines}", f"{what} with ages {listed}", "left out")
+    action = f"first kept with the mean age {rows['age'].mean():.2f}" if spread > 0 else "first kept"
+    return Problem(f"{name} lines {lines}", what, action + (", contradicting sexes emptied" if disputed else ""))
 
 
 def name_scans(table: pd.DataFrame) -> pd.Series:

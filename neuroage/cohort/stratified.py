@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neuroage.cohort.assignment import Ints
+from neuroage.cohort.assignment import Floats, Ints
 from neuroage.cohort.cohort import Cohort
 from neuroage.cohort.split import Split
 from neuroage.cohort.split_report import report_common
@@ -145,7 +145,17 @@ def _deal(pool: SubjectPool, strata: Ints, quotas: Ints, rng: np.random.Generato
         owner[unit_number] = k
         due[k] -= size[unit_number]
         given[k] += size[unit_number]
+    _fill_empty(owner, size, np.abs(mean_age - mean_age.mean()), quotas)
     return owner[unit]
+
+
+def _fill_empty(owner: Ints, size: Ints, oddness: Floats, quotas: Ints) -> None:
+    """Give a set that no group fitted into the smallest group of training, of middle age where several are."""
+    train = len(quotas) - 1
+    for k in np.flatnonzero(quotas[:-1]):
+        mine = np.flatnonzero(owner == train)
+        if (owner != k).all() and len(mine) > 1:
+            owner[mine[np.lexsort((oddness[mine], size[mine]))[0]]] = k
 
 
 def _compare_with_training(pool: SubjectPool, members: list[Ints], train: Ints, folds: int) -> list[dict[str, Any]]:

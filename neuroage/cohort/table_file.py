@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from neuroage.errors import DataError, UsageError
+from neuroage.errors import DataError, NeuroageError, UsageError
 
+_HEAD_BYTES = 1 << 16  # holds the first lines of any table, be they as long as a paragraph
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xls", ".xlsx")
 
 
-def read_table(path: str | Path, *, header: bool = True) -> pd.DataFrame:
+def read_table(path: str | Path, *, header: bool = True, n_lines: int | None = None) -> pd.DataFrame:
     """Read every cell of a table as text, empty cells as "".
 
     The separator is the tab for `.tsv`, otherwise the one of comma, semicolon and tab that the first line holds most
@@ -22,6 +25,7 @@ def read_table(path: str | Path, *, header: bool = True) -> pd.DataFrame:
     Args:
         path: A `.csv`, `.tsv`, `.txt`, `.xls` or `.xlsx` file; of a workbook the first sheet is read.
         header: Whether the first line holds column names; otherwise columns are named 0, 1, ….
+        n_lines: Read only so many lines, to see what the table is; None reads all.
 
     Returns:
         Text cells, one row per record; the index is the line in the file, counted from 1.
@@ -38,7 +42,7 @@ def read_table(path: str | Path, *, header: bool = True) -> pd.DataFrame:
     elif path.suffix.lower() == ".xlsx":
         table = _read_xlsx(path)
     else:
-        table = _read_text(path)
+        table = _read_text(path, n_lines)
     if not header:
         return table.set_axis(table.index + 1, axis=0).set_axis([str(k) for k in range(table.shape[1])], axis=1)
     if len(table) == 0:
@@ -64,21 +68,23 @@ def _unique_names(names: list[str]) -> list[str]:
     return ["" if name.startswith("Unnamed:") else name for name in unique]
 
 
-def _read_text(path: Path) -> pd.DataFrame:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        encoding = "utf-8-sig"
-    except UnicodeDecodeError:
-        text = path.read_bytes().decode("latin-1")  # every byte is a letter in Latin-1, so this cannot fail
-        encoding = "latin-1"
-    if "\x00" in text[:4096]:
+def _read_text(path: Path, n_lines: int | None) -> pd.DataFrame:
+    with open(path, "rb") as handle:
+        start = handle.read(_HEAD_BYTES if n_lines else -1)
+    if b"\x00" in start[:4096]:
         raise DataError(f"{path} is not a text table", expected="CSV or TSV", fix="Save it as CSV.")
-    first = text.split("\n", 1)[0]
+    encoding = "utf-8-sig"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        encoding = "latin-1"  # in which every byte is a letter, so that this cannot fail
+    first = start.split(b"\n", 1)[0].decode(encoding)
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
     try:
         table = pd.read_csv(
-            path, sep=separator, header=None, dtype=str, na_filter=False, encoding=encoding, skip_blank_lines=False
-        )
+            path if n_lines is None else io.BytesIO(start), sep=separator, header=None, dtype=str, na_filter=False,
+            encoding=encoding, encoding_errors="replace", skip_blank_lines=False, nrows=n_lines,
+        )  # fmt: skip
         return table.fillna("")
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
@@ -120,3 +126,13 @@ def _cell_text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
+
+
+def table_head(path: Path) -> pd.DataFrame | None:
+    """Give the column names and first records of a file, or None when it is no table that can be read; never raises."""
+    if path.suffix.lower() not in TABLE_SUFFIXES or path.name.startswith("."):
+        return None
+    try:
+        return read_table(path, n_lines=3)
+    except NeuroageError:
+        return None

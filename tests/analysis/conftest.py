@@ -36,6 +36,14 @@ def make_predictions(spread_years, *, seed, slope=0.0, n_subjects=50, n_members=
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_resamples():
+    """Keep the slow bootstrap short; what it promises is tested on its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neuroage.analysis.scores.N_METRIC_RESAMPLES", 200)
+        yield
+
+
 @pytest.fixture(scope="session")
 def predictions():
     return make_predictions

@@ -52,7 +52,9 @@ def test_a_column_of_ages_reports_every_bad_row() -> None:
     assert [problem.where for problem in problems] == ["t.csv line 3", "t.csv line 4", "t.csv line 6"]
 
 
-@pytest.mark.parametrize(("text", "sex"), [("F", "F"), ("female", "F"), ("m", "M"), ("Man", "M"), ("x", ""), (None, "")])
+@pytest.mark.parametrize(
+    ("text", "sex"), [("F", "F"), ("female", "F"), ("m", "M"), ("Man", "M"), ("x", ""), (None, "")]
+)
 def test_sexes_have_one_spelling(text: object, sex: str) -> None:
     assert parse_sex(text) == sex
 

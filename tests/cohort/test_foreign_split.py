@@ -36,7 +36,10 @@ EXPECTED = {"sub-1": ("train", -1), "sub-2": ("validation", 0), "sub-3": ("test"
     [
         ("a.csv", "participant_id,split\nsub-1,training\nsub-2,val\nsub-3,TEST\n"),
         ("a.tsv", "subject\tsubset\n1\tTrain\n2\tdev\n3\ttesting\n"),
-        ("a.csv", "filename,set\nscan0_T1w.nii.gz,train\nx/scan1_T1w,train\n/data/scan2_T1w.nii.gz,valid\nscan3_T1w,test\n"),
+        (
+            "a.csv",
+            "filename,set\nscan0_T1w.nii.gz,train\nx/scan1_T1w,train\n/data/scan2_T1w.nii.gz,valid\nscan3_T1w,test\n",
+        ),
         ("a.json", json.dumps({"train": ["sub-1"], "val": ["sub-2"], "test": ["sub-3"]})),
         ("a.json", json.dumps({"sub-1": "train", "sub-2": "validation", "sub-3": "test"})),
         ("a.json", json.dumps([{"id": "1", "split": "tr"}, {"id": "2", "split": "val"}, {"id": "3", "split": "ts"}])),
@@ -72,7 +75,9 @@ def test_a_split_by_scans_that_leaks_is_refused_with_names(cohort: Cohort, tmp_p
 
 
 def test_folds_of_json_that_validate_a_subject_twice_are_refused(cohort: Cohort, tmp_path: Path) -> None:
-    (tmp_path / "f.json").write_text(json.dumps([{"train": ["sub-2"], "val": ["sub-1"]}, {"train": [], "val": ["sub-1"]}]))
+    (tmp_path / "f.json").write_text(
+        json.dumps([{"train": ["sub-2"], "val": ["sub-1"]}, {"train": [], "val": ["sub-1"]}])
+    )
     with pytest.raises(RefusedError, match="sub-1"):
         read_split(tmp_path / "f.json", cohort)
 

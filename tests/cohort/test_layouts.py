@@ -48,7 +48,13 @@ def test_every_layout_keeps_the_contract(name: str, tmp_path: Path) -> None:
 @pytest.fixture
 def bids(tmp_path: Path) -> Path:
     root = tmp_path / "ds"
-    write(root / "participants.tsv", "participant_id\tage\tsex\tsite", "sub-01\t30\tF\tA", "02\t50\tM\tB", "sub-03\t70\tF\tA")
+    write(
+        root / "participants.tsv",
+        "participant_id\tage\tsex\tsite",
+        "sub-01\t30\tF\tA",
+        "02\t50\tM\tB",
+        "sub-03\t70\tF\tA",
+    )
     image(root / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_T1w.nii.gz")
     image(root / "sub-01" / "ses-b" / "anat" / "sub-01_ses-b_T1w.nii.gz")
     image(root / "sub-01" / "ses-b" / "anat" / "sub-01_ses-b_angio.nii.gz")
@@ -81,7 +87,11 @@ def test_bids_names_pointers_and_broken_links(bids: Path) -> None:
     (anat / "sub-03_PDw.nii.gz").touch()
     cohort = Cohort.read(bids)
     assert "sub-03" not in set(cohort.table.subject_id)
-    for words in ("sub-03_T1w.nii.gz: is a Git LFS pointer", "sub-03_T2w.nii.gz: is a git-annex pointer", "PDw.nii.gz: is empty"):
+    for words in (
+        "sub-03_T1w.nii.gz: is a Git LFS pointer",
+        "sub-03_T2w.nii.gz: is a git-annex pointer",
+        "PDw.nii.gz: is empty",
+    ):
         assert words in report(cohort)
 
 
@@ -158,7 +168,13 @@ def oasis(tmp_path: Path) -> Path:
         tmp_path / "oasis_cross-sectional.csv", "ID,M/F,Hand,Age,SES,MMSE,CDR", "OAS1_0001_MR1,F,R,74,3,29,0",
         "OAS1_0002_MR1,M,R,28,,,0", "OAS1_0003_MR1,F,R,80,1,20,0.5", "OAS1_0003_MR2,F,R,81,1,21,1",
     )  # fmt: skip
-    for name in ("OAS1_0001_MR1_T1w", "OAS1_0002_MR1_T1w", "OAS1_0002_MR2_T1w", "OAS1_0003_MR1_T1w", "OAS1_0003_MR2_T1w"):
+    for name in (
+        "OAS1_0001_MR1_T1w",
+        "OAS1_0002_MR1_T1w",
+        "OAS1_0002_MR2_T1w",
+        "OAS1_0003_MR1_T1w",
+        "OAS1_0003_MR2_T1w",
+    ):
         image(tmp_path / f"{name}.nii.gz")
     return tmp_path
 
@@ -179,7 +195,13 @@ def test_oasis_keeps_cdr_but_not_the_zeros_of_people_never_examined(oasis: Path)
 
 
 def test_oasis_discs_give_the_most_processed_image(tmp_path: Path) -> None:
-    write(tmp_path / "oasis_cross-sectional.csv", "ID,M/F,Age", "OAS1_0001_MR1,F,74", "OAS1_0002_MR1,M,28", "OAS1_0003_MR1,M,30")
+    write(
+        tmp_path / "oasis_cross-sectional.csv",
+        "ID,M/F,Age",
+        "OAS1_0001_MR1,F,74",
+        "OAS1_0002_MR1,M,28",
+        "OAS1_0003_MR1,M,30",
+    )
     one, two = tmp_path / "disc1" / "OAS1_0001_MR1", tmp_path / "disc1" / "OAS1_0002_MR1"
     atlas = one / "PROCESSED" / "MPRAGE" / "T88_111"
     for stem in ("OAS1_0001_MR1_mpr_n4_anon_111_t88_masked_gfc", "OAS1_0001_MR1_mpr_n4_anon_111_t88_gfc"):

@@ -17,7 +17,12 @@ def write(path: Path, *lines: str) -> Path:
 
 @pytest.mark.parametrize(
     "header",
-    ["participant_id,age,gender,site", "SUB_ID,AGE_AT_SCAN,SEX,SITE_ID", "Subject,Age,Sex,Site", "ID,AGE,M/F,study_site"],
+    [
+        "participant_id,age,gender,site",
+        "SUB_ID,AGE_AT_SCAN,SEX,SITE_ID",
+        "Subject,Age,Sex,Site",
+        "ID,AGE,M/F,study_site",
+    ],
 )
 def test_columns_are_recognised_in_their_public_spellings(header: str, tmp_path: Path) -> None:
     cohort = Cohort.read(write(tmp_path / "t.csv", header, "x1,33.5,F,north"))
@@ -38,7 +43,13 @@ def test_bad_rows_are_left_out_and_named(tmp_path: Path) -> None:
     cohort = Cohort.read(path)
     assert cohort.table.subject_id.tolist() == ["a", "c", "d"]
     report = "\n".join(map(str, cohort.problems))
-    for words in ("line 3: age '-1'", "line 4: age '90+'", "line 6: no subject id", "line 7: age '411'", "no age for 1 of 3"):
+    for words in (
+        "line 3: age '-1'",
+        "line 4: age '90+'",
+        "line 6: no subject id",
+        "line 7: age '411'",
+        "no age for 1 of 3",
+    ):
         assert words in report
 
 
@@ -75,7 +86,9 @@ def test_paths_of_another_machine_leave_a_table_without_images(tmp_path: Path) -
 def test_a_missing_image_leaves_its_row_out(tmp_path: Path) -> None:
     write(tmp_path / "img" / "a_T2w.nii", "x" * 2000)
     cohort = Cohort.read(write(tmp_path / "t.csv", "subject,age,path", "a,40,img/a_T2w.nii", "b,50,img/b.nii"))
-    assert cohort.table[["subject_id", "modality", "path"]].values.tolist() == [["a", "t2", str(tmp_path / "img/a_T2w.nii")]]
+    assert cohort.table[["subject_id", "modality", "path"]].values.tolist() == [
+        ["a", "t2", str(tmp_path / "img/a_T2w.nii")]
+    ]
     assert "line 3" in cohort.problems[0].where and "does not exist" in cohort.problems[0].what
 
 

@@ -23,7 +23,12 @@ def people(n: int, seed: int = 0) -> pd.DataFrame:
 
 
 quickly = settings(max_examples=20, deadline=None)
-numbers = {"n": st.integers(40, 120), "seed": st.integers(0, 999), "folds": st.integers(1, 3), "n_test": st.integers(0, 6)}
+numbers = {
+    "n": st.integers(40, 120),
+    "seed": st.integers(0, 999),
+    "folds": st.integers(1, 3),
+    "n_test": st.integers(0, 6),
+}
 
 
 @quickly

@@ -34,6 +34,8 @@ class Affine(SpatialStep):
     """Size of a prepared voxel in mm, one number or one for each axis; a pipeline can fill it in."""
     pad: Pad = "minimum"
     """What stands outside the scan: its own `minimum`, its nearest `border` voxel, or a number."""
+    sharpness: float = Field(default=0.1, ge=0, le=0.25)
+    """Gives back detail that interpolation takes, see `sharpen`; 0 is plain linear interpolation, as TorchIO's."""
 
     @model_validator(mode="after")
     def _possible(self) -> Affine:

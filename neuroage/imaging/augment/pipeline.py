@@ -10,7 +10,7 @@ import torch
 
 from neuroage.errors import DataError
 from neuroage.imaging.augment.resample import move
-from neuroage.imaging.augment.step import Parameters, SpatialStep, Step, check_batch
+from neuroage.imaging.augment.step import Parameters, SpatialStep, Step, check_batch, interpolation_options
 
 Record = list[dict[str, Parameters]]
 """For each scan of a batch: what was drawn, by step; steps that left the scan alone are not in it. JSON-able."""
@@ -104,7 +104,7 @@ class Pipeline:
                 matrices = [_merged(steps, names, drawn, batch.shape[2:]) for drawn in record]
                 if all(matrix is None for matrix in matrices):
                     continue
-                current, owned = move(current, matrices, pad=_pad(steps)), True
+                current, owned = move(current, matrices, **interpolation_options(steps)), True
                 continue
             parameters = [drawn.get(names[0]) for drawn in record]
             if any(drawn is not None for drawn in parameters):
@@ -154,7 +154,3 @@ def _merged(
     """Multiply the matrices of the steps that this scan got; None when it got none."""
     matrices = [step.matrix(drawn[name], shape) for step, name in zip(steps, names, strict=True) if name in drawn]
     return None if not matrices else np.linalg.multi_dot(matrices) if len(matrices) > 1 else matrices[0]
-
-
-def _pad(steps: Sequence[Any]) -> Any:
-    return next((step.pad for step in steps if hasattr(step, "pad")), "minimum")

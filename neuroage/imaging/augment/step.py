@@ -88,7 +88,13 @@ class SpatialStep(Step):
     def change(self, source: torch.Tensor, parameters: Sequence[Parameters], out: torch.Tensor) -> None:
         """Move the voxels of each scan by its own matrix."""
         matrices = [self.matrix(drawn, source.shape[2:]) for drawn in parameters]
-        out.copy_(move(source, matrices, pad=getattr(self, "pad", "minimum")))
+        out.copy_(move(source, matrices, **interpolation_options([self])))
+
+
+def interpolation_options(steps: Sequence[Step]) -> dict[str, Any]:
+    """Give the options of `move` that these steps set: those of the first that has them."""
+    chosen = next((step for step in steps if "pad" in type(step).model_fields), None)
+    return {} if chosen is None else chosen.model_dump(include={"pad", "sharpness"})
 
 
 def _apply(step: Step, batch: torch.Tensor, parameters: Sequence[Parameters | None], out: torch.Tensor) -> None:

@@ -1,0 +1,263 @@
+"""Verbs about learning: train, predict, evaluate, runs, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from neuroage.cli.options import COHORT, SPLIT, AsJson, Config, Data, Set, SplitFile, StoreFolder, load_cohort, load_recipe, load_split, open_store
+from neuroage.errors import UsageError
+
+if TYPE_CHECKING:
+    from neuroage.runs.recipe import Recipe
+    from neuroage.runs.run import Run
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a complete run.")]
+
+
+def train(
+    modality: Annotated[Optional[str], typer.Option(help="Which scans: t1, tof, …  [default: the recipe's, else t1]")] = None,  # noqa: UP045
+    data: Data = COHORT,
+    split: SplitFile = SPLIT,
+    config: Config = None,
+    set_: Set = None,
+    out_folder: Annotated[Optional[Path], typer.Option("--out", help="Folder of the run.  [default: runs/MODALITY]")] = None,  # noqa: UP045
+    fold: Annotated[Optional[int], typer.Option(min=0, help="Train one fold of the split.")] = None,  # noqa: UP045
+    folds: Annotated[Optional[int], typer.Option(min=1, help="Train the first K folds of the split, as members of one run.")] = None,  # noqa: UP045
+    repeats: Annotated[int, typer.Option(min=1, help="Trainings with other seeds, as members of one run.")] = 1,
+    resume: Annotated[str, typer.Option(metavar="[auto|required|never]", help="Continue an interrupted training: alone it must be there, `auto` continues or starts.")] = "never",  # noqa: E501
+    precision: Annotated[Optional[str], typer.Option(help="auto, fp32, bf16 or fp16; short for --set training.precision=….")] = None,  # noqa: UP045
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a brain-age model and score it, with the mean predictor and ridge beside it."""
+    from neuroage.cli.screen import Story, out, print_json
+
+    cohort = load_cohort(data)
+    made = load_split(split, cohort)
+    overrides = [*(set_ or []), *([f"training.precision={precision}"] if precision else [])]
+    recipe = load_recipe(config, modality or _modality_of(config), overrides)
+    _quiet_libraries()
+    from neuroage.training.experiment import train_members
+
+    chosen = [fold] if fold is not None else list(range(folds or 1))
+    where = out_folder or Path("runs") / (recipe.modality if fold is None else f"{recipe.modality}-fold{fold}")
+    run = train_members(recipe, cohort, made, where, folds=chosen, repeats=repeats, resume=resume, store=open_store(store), observer=Story(quiet=as_json))
+    evaluation = run.evaluation
+    if as_json:
+        print_json({"run": run.folder, **evaluation})
+        return
+    _tell_evaluation(evaluation)
+    out.print(f"Page: {run.folder / 'evaluation.html'}")
+
+
+def _modality_of(config: str | None) -> str:
+    if config is None:
+        return "t1"
+    from neuroage.runs.recipe import Recipe
+    from neuroage.runs.shipped import find_recipe
+
+    return Recipe.load(find_recipe(config)).modality
+
+
+def _quiet_libraries() -> None:
+    import logging
+
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+
+def _tell_evaluation(evaluation: dict[str, Any]) -> None:
+    from neuroage.cli.screen import make_table, out
+
+    out.print(f"[bold]{evaluation['verdict']}[/]")
+    if evaluation.get("meta", {}).get("selected_on") == "validation":
+        out.print("[yellow]The weights were selected on the validation set: this figure is better than new subjects will show.[/]")
+    out.print(make_table("", ["", "MAE", "95 % interval", "RMSE", "r", "R²", "gap slope"], [_metric_row(figures) for figures in evaluation["models"].values()]))
+
+
+def _metric_row(figures: dict[str, Any]) -> list[str]:
+    def shown(value: float | None, digits: int = 2) -> str:
+        return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+    return [
+        str(figures["label"]), shown(figures["mae"]), f"{shown(figures['mae_low'])} – {shown(figures['mae_high'])}", shown(figures["rmse"]),
+        shown(figures["pearson_r"]), shown(figures["r2"]), shown(figures["gap_slope"]),
+    ]  # fmt: skip
+
+
+def predict(
+    run: RunFolder,
+    inputs: Annotated[list[Path], typer.Argument(help="Scans, folders, or cohort tables.")],
+    out_file: Annotated[Path, typer.Option("--out", help="Where the predictions are written.")] = Path("predictions.csv"),
+    max_failed_share: Annotated[float, typer.Option(min=0, max=1, help="Fail when more than this share of scans cannot be read.")] = 0.1,
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the age of scans; the table says where a scan is unlike those that the run was trained on."""
+    from neuroage.cli.screen import Story, make_table, out, print_json, talk
+    from neuroage.runs.predictions import save_predictions
+    from neuroage.runs.run import Run
+    from neuroage.training.predict import gather_scans
+    from neuroage.training.predict import predict as ask
+
+    opened = Run.open(run)
+    _quiet_libraries()
+    cohort = gather_scans(inputs, opened.recipe.modality)
+    answer = ask(opened, cohort, store=open_store(store), max_failed_share=max_failed_share, observer=Story(quiet=as_json))
+    save_predictions(answer.table, out_file)
+    if as_json:
+        print_json({"predictions": out_file, "rows": answer.table.to_dict("records"), "failures": answer.failures})
+        return
+    rows = [
+        [str(row.scan_id), "–" if row.age != row.age else f"{row.age:.1f}", f"{row.predicted_age:.1f}", str(row.concerns)]
+        for row in answer.table.head(20).itertuples()
+    ]
+    out.print(make_table("", ["scan", "age", "predicted age", "concerns"], rows))
+    if len(answer.table) > 20:
+        out.print(f"… and {len(answer.table) - 20} more")
+    for reason in answer.failures.values():
+        talk.print(f"[yellow]•[/] left out: {reason}")
+    talk.print(f"Wrote {out_file}.")
+
+
+def evaluate(
+    run: RunFolder,
+    data: Data = COHORT,
+    out_folder: Annotated[Optional[Path], typer.Option("--out", help="Folder of page, figures and tables.  [default: RUN/evaluation-COHORT]")] = None,  # noqa: UP045
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run on a cohort with ages that it was not trained on."""
+    from neuroage.analysis import write_evaluation
+    from neuroage.cli.screen import Story, out, print_json
+    from neuroage.runs.predictions import save_predictions
+    from neuroage.runs.run import Run
+    from neuroage.training.predict import evaluate_on
+
+    opened = Run.open(run)
+    _quiet_libraries()
+    cohort = load_cohort(data).select(modality=opened.recipe.modality)
+    evaluation, answer = evaluate_on(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
+    where = out_folder or run / f"evaluation-{data.resolve().stem}"
+    write_evaluation(evaluation, where)
+    save_predictions(answer.table, where / "predictions.csv")
+    if as_json:
+        print_json({"folder": where, **evaluation.to_dict()})
+        return
+    _tell_evaluation(evaluation.to_dict())
+    out.print(f"Page: {where / 'evaluation.html'}")
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
+    curves: Annotated[Optional[Path], typer.Option(help="Write the overlaid loss curves to this PNG.  [default: FOLDER/curves.png]")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """List runs: where their recipes differ, and what they reached; their curves are overlaid in one picture."""
+    from neuroage.analysis import overlay_curves
+    from neuroage.cli.screen import make_table, out, print_json
+    from neuroage.runs.recipe import recipe_differences
+    from neuroage.runs.run import find_runs
+
+    found = {str(run.folder.relative_to(folder)) or run.name: run for run in find_runs(folder)}
+    if not found:
+        raise UsageError(f"No run in {folder}", fix="Train one with `neuroage train`.")
+    differences = recipe_differences({name: run.recipe for name, run in found.items()})
+    rows = {name: {"status": run.about["status"], **_reached(run), **differences[name]} for name, run in found.items()}
+    histories = {name: run.history for name, run in found.items() if not run.history.empty}
+    picture = curves or folder / "curves.png"
+    if histories:
+        overlay_curves(histories, picture)
+    if as_json:
+        print_json({"runs": rows, "curves": picture if histories else None})
+        return
+    keys = list(next(iter(rows.values())))
+    out.print(make_table("", ["run", *keys], [[name, *("–" if row[key] is None else str(row[key]) for key in keys)] for name, row in rows.items()]))
+    if histories:
+        out.print(f"Curves: {picture}")
+
+
+def _reached(run: Run) -> dict[str, Any]:
+    models = run.evaluation.get("models", {})
+    own = next((figures for figures in models.values() if figures.get("kind") == "model"), {})
+    ridge = models.get("ridge", {})
+    about = run.about
+    return {
+        "MAE": round(own["mae"], 2) if own else None, "ridge": round(ridge["mae"], 2) if ridge else None, "n": own.get("n_subjects"),
+        "split": about["split_digest"][:8], "epochs": len(run.history) or None,
+    }  # fmt: skip
+
+
+def compare(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Two or more modalities (t1 tof) or folders of runs.")],
+    data: Data = COHORT,
+    split: SplitFile = SPLIT,
+    config: Annotated[Optional[list[str]], typer.Option("--config", help="Recipe of each modality, in the same order; one for all, or the modality's own.")] = None,  # noqa: UP045, E501
+    set_: Set = None,
+    folds: Annotated[Optional[int], typer.Option(min=1, help="Train and compare the first K folds of the split.  [default: all of them]")] = None,  # noqa: UP045
+    repeats: Annotated[int, typer.Option(min=1, help="Trainings a fold, with other seeds.")] = 1,
+    runs_folder: Annotated[Path, typer.Option("--runs", help="Where runs are kept, by modality.")] = Path("runs"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the comparison.")] = Path("compare"),
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Does one modality tell age better than another? Trains what is missing, then compares on the same subjects."""
+    from neuroage.analysis import write_comparison
+    from neuroage.cli.screen import Story, print_json
+    from neuroage.runs.run import Run
+
+    if len(models) < 2:
+        raise UsageError(f"Only {models[0]} to compare", expected="two or more modalities or runs")
+    _quiet_libraries()
+    from neuroage.training.experiment import compare_modalities, compare_runs
+
+    if all((Path(name) / "run.json").is_file() for name in models):
+        comparison = compare_runs(_named([Run.open(name) for name in models]))
+    else:
+        cohort = load_cohort(data)
+        made = load_split(split, cohort)
+        chosen = list(range(folds or max(made.n_folds, 1)))
+        recipes = _recipes(models, config, set_)
+        story = Story(quiet=as_json)
+        comparison, _ = compare_modalities(recipes, cohort, made, runs_folder, folds=chosen, repeats=repeats, store=open_store(store), observer=story)
+    written = write_comparison(comparison, out_folder)
+    if as_json:
+        print_json({"folder": out_folder, **comparison.to_dict()})
+        return
+    tell_comparison(comparison.to_dict(), written["html"])
+
+
+def _recipes(models: list[str], config: list[str] | None, overrides: list[str] | None) -> dict[str, Recipe]:
+    from neuroage.cohort.modalities import canonical_modality
+
+    configs = list(config or [])
+    if len(configs) not in (0, 1, len(models)):
+        raise UsageError(f"{len(configs)} recipes for {len(models)} modalities", expected="one for all, or one each")
+    recipes = {}
+    for index, name in enumerate(models):
+        if Path(name).exists() and Path(name).is_dir() and "/" in name:
+            raise UsageError(f"{name} is no run", fix="Give run folders only, or modalities only.")
+        given = configs[index] if len(configs) == len(models) else configs[0] if configs else None
+        recipes[canonical_modality(name)] = load_recipe(given, name, overrides)
+    return recipes
+
+
+def _named(opened: list[Run]) -> dict[str, Run]:
+    names = [run.name for run in opened]
+    if len(set(names)) < len(names):
+        names = [run.folder.as_posix() for run in opened]
+    return dict(zip(names, opened, strict=True))
+
+
+def tell_comparison(comparison: dict[str, Any], page: Path) -> None:
+    """Print a comparison: verdict, figures, page."""
+    from neuroage.cli.screen import make_table, out
+
+    out.print(f"[bold]{comparison['verdict']}[/]")
+    out.print(make_table("", ["", "MAE", "95 % interval", "RMSE", "r", "R²", "gap slope"], [_metric_row(row) for row in comparison["models"].values()]))
+    for line in comparison.get("findings", []):
+        out.print(f"• {line}")
+    out.print(f"Page: {page}")

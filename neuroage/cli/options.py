@@ -1,0 +1,86 @@
+"""Options that several verbs share, and how the files behind them are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from neuroage.errors import UsageError
+
+if TYPE_CHECKING:
+    from neuroage.cohort import Cohort, Split
+    from neuroage.imaging.store import Store
+    from neuroage.runs.recipe import Recipe
+
+COHORT, SPLIT = Path("cohort.csv"), Path("split.csv")
+
+Data = Annotated[Path, typer.Option("--data", help="Cohort: a table of scans, or a folder of a known layout.")]
+SplitFile = Annotated[Path, typer.Option("--split", help="Split, made by `neuroage split` or elsewhere.")]
+Config = Annotated[Optional[str], typer.Option("--config", help="Recipe: a YAML file or a shipped name (`neuroage list configs`).  [default: the small or full recipe of the modality, as this machine allows]")]  # noqa: UP045, E501
+Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as optim.lr=1e-4. May be repeated.")]  # noqa: UP045, E501
+StoreFolder = Annotated[Optional[Path], typer.Option("--store", help="Folder of prepared volumes.  [default: the user's cache folder]")]  # noqa: UP045
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
+
+
+def load_cohort(path: Path) -> Cohort:
+    """Load a cohort table or folder.
+
+    Raises:
+        UsageError: There is none; names the command to type next.
+    """
+    from neuroage.cohort import Cohort
+
+    if not path.exists():
+        raise UsageError(
+            f"No cohort at {path}",
+            fix="Make one with `neuroage index FOLDER_OF_SCANS`, or try a synthetic one: `neuroage phantom --out phantom` and `neuroage index phantom`.",
+        )
+    return Cohort.read(path)
+
+
+def load_split(path: Path, cohort: Cohort) -> Split:
+    """Load a split made here, or one made elsewhere.
+
+    Raises:
+        UsageError: There is none; names the command to type next.
+    """
+    from neuroage.cohort import Split, read_split
+
+    if not path.exists():
+        raise UsageError(f"No split at {path}", fix="Make one with `neuroage split --uniform-age`.")
+    return Split.load(path) if path.with_suffix(".json").exists() else read_split(path, cohort)
+
+
+def load_recipe(config: str | None, modality: str, overrides: list[str] | None) -> Recipe:
+    """Load a recipe by name or path, else the default one of the modality; the modality asked for wins over the recipe's.
+
+    Raises:
+        UsageError: No such recipe, or wrong keys and values in it.
+    """
+    from neuroage.cohort.modalities import canonical_modality
+    from neuroage.runs.recipe import Recipe
+    from neuroage.runs.shipped import find_recipe, shipped_recipes
+
+    modality = canonical_modality(modality)
+    if config is None:
+        names = [f"{modality}_small", modality, "t1_small"]
+        if _has_gpu():
+            names = [modality, "t1"]
+        config = next(name for name in names if name in shipped_recipes())
+    return Recipe.load(find_recipe(config), [f"modality={modality}", *(overrides or [])])
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def open_store(folder: Path | None) -> Store:
+    """Open the folder of prepared volumes."""
+    from neuroage.imaging.store import Store
+
+    return Store(folder)
