@@ -16,8 +16,8 @@ from typing import Any
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and move it into place, on failure remove it.
 
-    A reader sees the old file or the new one, never a part; two writers at once leave one whole file. The suffix is kept,
-    so writers that look at it (NIfTI, PNG) work.
+    A reader sees the old file or the new one, never a part; two writers at once leave one whole file. The suffix is
+    kept, so writers that look at it (NIfTI, PNG) work.
 
     Args:
         path: Where the file shall stand. Its folder is made when missing.

@@ -22,7 +22,7 @@ LEVEL = 0.95  # the field's custom
 N_RESAMPLES = 10_000  # the Monte Carlo error of a 95% bound is then about 2% of the interval's half width
 N_METRIC_RESAMPLES = 2_000  # BCa evaluates Python functions; Efron & Tibshirani 1993, ch. 14, ask for 2,000
 MINIMUM_SUBJECTS = 5  # below this a bootstrap sees too few different resamples (35 at n = 4) to say anything
-BLOCK = 4_000_000  # numbers held at once while resampling: 32 MB of float64
+BLOCK = 500_000  # numbers held at once while resampling: 4 MB of float64, which stays near the processor
 
 
 class Interval(NamedTuple):

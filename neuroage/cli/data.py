@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def index(
     source: Annotated[Path, typer.Argument(help="Folder of scans, or a table.")],
     out_file: Annotated[Path, typer.Option("--out", help="Where the cohort table is written.")] = COHORT,
-    layout: Annotated[str, typer.Option(help="How the data lie (`neuroage list layouts`); auto recognises it.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="How the data lie (`neuroage list layouts`); auto recognises it.")
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Find scans and ages, and write them as one table: who, when, which modality, where."""
@@ -32,15 +34,28 @@ def index(
     ages = subjects["age"].dropna()
     modalities = {modality or "no images": int(n) for modality, n in cohort.table["modality"].value_counts().items()}
     if as_json:
-        print_json({
-            "cohort": out_file, "n_scans": len(cohort), "n_subjects": len(subjects), "n_subjects_with_age": len(ages), "modalities": modalities,
-            "age_years": {"min": ages.min(), "mean": ages.mean(), "max": ages.max()}, "digest": cohort.digest,
-            "problems": [str(problem) for problem in cohort.problems],
-        })  # fmt: skip
+        print_json(
+            {
+                "cohort": out_file,
+                "n_scans": len(cohort),
+                "n_subjects": len(subjects),
+                "n_subjects_with_age": len(ages),
+                "modalities": modalities,
+                "age_years": {"min": ages.min(), "mean": ages.mean(), "max": ages.max()},
+                "digest": cohort.digest,
+                "problems": [str(problem) for problem in cohort.problems],
+            }
+        )
         return
-    out.print(f"[bold]{len(subjects)} subjects, {len(cohort)} scans[/] ({', '.join(f'{n} {name}' for name, n in modalities.items())})")
+    out.print(
+        f"[bold]{len(subjects)} subjects, {len(cohort)} scans[/] "
+        f"({', '.join(f'{n} {name}' for name, n in modalities.items())})"
+    )
     if len(ages):
-        out.print(f"Ages {ages.min():.1f} to {ages.max():.1f} years, mean {ages.mean():.1f}; {len(subjects) - len(ages)} subjects without age")
+        out.print(
+            f"Ages {ages.min():.1f} to {ages.max():.1f} years, mean {ages.mean():.1f}; "
+            f"{len(subjects) - len(ages)} subjects without age"
+        )
         out.print(age_histogram(ages.tolist()))
     for problem in cohort.problems[:20]:
         talk.print(f"[yellow]•[/] {problem}", markup=True)
@@ -50,18 +65,37 @@ def index(
 
 
 def split(
-    cohort_file: Annotated[Path, typer.Argument(metavar="[COHORT]", help="Cohort table or folder; images are not needed.")] = COHORT,
-    uniform_age: Annotated[bool, typer.Option("--uniform-age", help="Validation ages as uniform as the cohort allows (the default).")] = False,
-    stratified_age: Annotated[bool, typer.Option("--stratified-age", help="The same age mix on both sides instead.")] = False,
-    from_file: Annotated[Optional[Path], typer.Option("--from", help="Take over a split made elsewhere: subject or scan, and its set.")] = None,  # noqa: UP045
+    cohort_file: Annotated[
+        Path, typer.Argument(metavar="[COHORT]", help="Cohort table or folder; images are not needed.")
+    ] = COHORT,
+    uniform_age: Annotated[
+        bool, typer.Option("--uniform-age", help="Validation ages as uniform as the cohort allows (the default).")
+    ] = False,
+    stratified_age: Annotated[
+        bool, typer.Option("--stratified-age", help="The same age mix on both sides instead.")
+    ] = False,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Take over a split made elsewhere: subject or scan, and its set.")
+    ] = None,
     n_validation: Annotated[int, typer.Option(min=1, help="Subjects in each validation set.")] = 50,
     n_test: Annotated[int, typer.Option(min=0, help="Subjects in a test set beside it, chosen by the same rule.")] = 0,
     folds: Annotated[int, typer.Option(min=1, help="Disjoint validation sets, planned together.")] = 1,
-    balance: Annotated[Optional[list[str]], typer.Option(help="Column whose mix the validation set shall share, such as sex. May be repeated.")] = None,  # noqa: UP045, E501
-    age_range: Annotated[Optional[str], typer.Option(metavar="LOW:HIGH", help="Leave out subjects of other ages, years.")] = None,  # noqa: UP045
-    group: Annotated[Optional[str], typer.Option(help="Column of people who must stay on one side, such as family_id.")] = None,  # noqa: UP045
-    max_share_per_decade: Annotated[float, typer.Option(min=0.01, max=1.0, help="Largest share of any decade that may be taken from training.")] = 0.6,
-    modality: Annotated[Optional[str], typer.Option(help="Only subjects with a scan of this modality; may be several, as t1,tof.")] = None,  # noqa: UP045
+    balance: Annotated[
+        list[str] | None,
+        typer.Option(help="Column whose mix the validation set shall share, such as sex. May be repeated."),
+    ] = None,
+    age_range: Annotated[
+        str | None, typer.Option(metavar="LOW:HIGH", help="Leave out subjects of other ages, years.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column of people who must stay on one side, such as family_id.")
+    ] = None,
+    max_share_per_decade: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Largest share of any decade that may be taken from training.")
+    ] = 0.6,
+    modality: Annotated[
+        str | None, typer.Option(help="Only subjects with a scan of this modality; may be several, as t1,tof.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws among the near-optimal sets.")] = 0,
     exact: Annotated[bool, typer.Option("--exact", help="The optimum itself instead of a draw.")] = False,
     out_file: Annotated[Path, typer.Option("--out", help="Where the split is written, as CSV and JSON.")] = SPLIT,
@@ -75,20 +109,38 @@ def split(
     if sum((uniform_age, stratified_age, from_file is not None)) > 1:
         raise UsageError("--uniform-age, --stratified-age and --from exclude each other")
     if out_file.exists() and not overwrite:
-        raise UsageError(f"{out_file} exists", fix="Runs may depend on it: choose another name with --out, or replace it with --overwrite.")
+        raise UsageError(
+            f"{out_file} exists",
+            fix="Runs may depend on it: choose another name with --out, or replace it with --overwrite.",
+        )
     cohort = _with_modalities(load_cohort(cohort_file), modality)
     limits = _parse_range(age_range)
     if from_file is not None:
         made = read_split(from_file, cohort)
     elif stratified_age:
         made = stratified_age_split(
-            cohort, n_validation=n_validation, n_test=n_test, folds=folds, balance=balance or (), age_range=limits, group=group, seed=seed
+            cohort,
+            n_validation=n_validation,
+            n_test=n_test,
+            folds=folds,
+            balance=balance or (),
+            age_range=limits,
+            group=group,
+            seed=seed,
         )
     else:
         made = uniform_age_split(
-            cohort, n_validation=n_validation, n_test=n_test, folds=folds, balance=balance or (), age_range=limits, group=group,
-            max_share_per_decade=max_share_per_decade, seed=seed, exact=exact,
-        )  # fmt: skip
+            cohort,
+            n_validation=n_validation,
+            n_test=n_test,
+            folds=folds,
+            balance=balance or (),
+            age_range=limits,
+            group=group,
+            max_share_per_decade=max_share_per_decade,
+            seed=seed,
+            exact=exact,
+        )
     made.save(out_file)
     if as_json:
         print_json({"split": out_file, "digest": made.digest, **made.meta})
@@ -113,7 +165,9 @@ def _parse_range(text: str | None) -> tuple[float, float] | None:
     try:
         low, high = (float(part) for part in text.split(":"))
     except ValueError:
-        raise UsageError(f"--age-range {text!r}", expected="two ages in years with a colon between, such as 20:80") from None
+        raise UsageError(
+            f"--age-range {text!r}", expected="two ages in years with a colon between, such as 20:80"
+        ) from None
     return low, high
 
 
@@ -126,15 +180,28 @@ def _tell_split(made: Split) -> None:
     for row in report.get("sets", []):
         if "w1_years" in row:
             out.print(
-                f"{row['set']}: {row['n']} subjects, W1 {row['w1_years']:.2f} years from uniform (optimum {row['optimum_w1_years']:.2f}), "
+                f"{row['set']}: {row['n']} subjects, W1 {row['w1_years']:.2f} years "
+                f"from uniform (optimum {row['optimum_w1_years']:.2f}), "
                 f"Kolmogorov–Smirnov {row['ks_distance']:.3f} (p = {row['ks_p']:.2f})"
             )
     if random := report.get("random_splits"):
-        out.print(f"The best of {random['n_splits']:,} random splits would have reached W1 {random['best_w1_years']:.2f} years (median {random['median_w1_years']:.2f}).")
+        out.print(
+            f"The best of {random['n_splits']:,} random splits would have reached W1 "
+            f"{random['best_w1_years']:.2f} years (median {random['median_w1_years']:.2f})."
+        )
     decades = report.get("decades", [])
     if decades:
         most = max(row["had"] for row in decades)
-        rows = [[f"{row['decade']}–{row['decade'] + 9}", str(row["had"]), str(row["gave"]), str(row["kept"]), bar(row["gave"], most, 20)] for row in decades]
+        rows = [
+            [
+                f"{row['decade']}–{row['decade'] + 9}",
+                str(row["had"]),
+                str(row["gave"]),
+                str(row["kept"]),
+                bar(row["gave"], most, 20),
+            ]
+            for row in decades
+        ]
         out.print(make_table("", ["decade", "had", "gave", "kept", ""], rows))
     for line in report.get("advice", []):
         out.print(f"• {line}")
@@ -154,7 +221,9 @@ def phantom(
 
     story = Story(quiet=as_json)
     story.stage(f"Making {n_subjects} synthetic subjects in {out_folder}")
-    facts = make_phantom(out_folder, n_subjects=n_subjects, seed=seed, processes=os.cpu_count(), progress=story.preparing)
+    facts = make_phantom(
+        out_folder, n_subjects=n_subjects, seed=seed, processes=os.cpu_count(), progress=story.preparing
+    )
     if as_json:
         print_json({"folder": out_folder, "noise_ceiling_years": facts["noise_ceiling_years"]})
         return

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroage.cli.options import COHORT, SPLIT, AsJson, Config, Data, Set, SplitFile, StoreFolder, load_cohort, load_recipe, load_split, open_store
+from neuroage.cli.options import (
+    COHORT,
+    SPLIT,
+    AsJson,
+    Config,
+    Data,
+    Set,
+    SplitFile,
+    StoreFolder,
+    load_cohort,
+    load_recipe,
+    load_split,
+    open_store,
+)
 from neuroage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,17 +31,31 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a comp
 
 
 def train(
-    modality: Annotated[Optional[str], typer.Option(help="Which scans: t1, tof, …  [default: the recipe's, else t1]")] = None,  # noqa: UP045
+    modality: Annotated[
+        str | None, typer.Option(help="Which scans: t1, tof, … (default: the recipe's, else t1)")
+    ] = None,
     data: Data = COHORT,
     split: SplitFile = SPLIT,
     config: Config = None,
     set_: Set = None,
-    out_folder: Annotated[Optional[Path], typer.Option("--out", help="Folder of the run.  [default: runs/MODALITY]")] = None,  # noqa: UP045
-    fold: Annotated[Optional[int], typer.Option(min=0, help="Train one fold of the split.")] = None,  # noqa: UP045
-    folds: Annotated[Optional[int], typer.Option(min=1, help="Train the first K folds of the split, as members of one run.")] = None,  # noqa: UP045
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run. (default: runs/MODALITY)")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="Train one fold of the split.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=1, help="Train the first K folds of the split, as members of one run.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Trainings with other seeds, as members of one run.")] = 1,
-    resume: Annotated[str, typer.Option(metavar="[auto|required|never]", help="Continue an interrupted training: alone it must be there, `auto` continues or starts.")] = "never",  # noqa: E501
-    precision: Annotated[Optional[str], typer.Option(help="auto, fp32, bf16 or fp16; short for --set training.precision=….")] = None,  # noqa: UP045
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="[auto|required|never]",
+            help="Continue an interrupted training: alone it must be there, `auto` continues or starts.",
+        ),
+    ] = "never",
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32, bf16 or fp16; short for --set training.precision=….")
+    ] = None,
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +71,17 @@ def train(
 
     chosen = [fold] if fold is not None else list(range(folds or 1))
     where = out_folder or Path("runs") / (recipe.modality if fold is None else f"{recipe.modality}-fold{fold}")
-    run = train_members(recipe, cohort, made, where, folds=chosen, repeats=repeats, resume=resume, store=open_store(store), observer=Story(quiet=as_json))
+    run = train_members(
+        recipe,
+        cohort,
+        made,
+        where,
+        folds=chosen,
+        repeats=repeats,
+        resume=resume,
+        store=open_store(store),
+        observer=Story(quiet=as_json),
+    )
     evaluation = run.evaluation
     if as_json:
         print_json({"run": run.folder, **evaluation})
@@ -74,8 +111,17 @@ def _tell_evaluation(evaluation: dict[str, Any]) -> None:
 
     out.print(f"[bold]{evaluation['verdict']}[/]")
     if evaluation.get("meta", {}).get("selected_on") == "validation":
-        out.print("[yellow]The weights were selected on the validation set: this figure is better than new subjects will show.[/]")
-    out.print(make_table("", ["", "MAE", "95 % interval", "RMSE", "r", "R²", "gap slope"], [_metric_row(figures) for figures in evaluation["models"].values()]))
+        out.print(
+            "[yellow]The weights were selected on the validation set: "
+            "this figure is better than new subjects will show.[/]"
+        )
+    out.print(
+        make_table(
+            "",
+            ["", "MAE", "95 % interval", "RMSE", "r", "R²", "gap slope"],
+            [_metric_row(figures) for figures in evaluation["models"].values()],
+        )
+    )
 
 
 def _metric_row(figures: dict[str, Any]) -> list[str]:
@@ -83,16 +129,25 @@ def _metric_row(figures: dict[str, Any]) -> list[str]:
         return "–" if value is None or value != value else f"{value:.{digits}f}"
 
     return [
-        str(figures["label"]), shown(figures["mae"]), f"{shown(figures['mae_low'])} – {shown(figures['mae_high'])}", shown(figures["rmse"]),
-        shown(figures["pearson_r"]), shown(figures["r2"]), shown(figures["gap_slope"]),
-    ]  # fmt: skip
+        str(figures["label"]),
+        shown(figures["mae"]),
+        f"{shown(figures['mae_low'])} – {shown(figures['mae_high'])}",
+        shown(figures["rmse"]),
+        shown(figures["pearson_r"]),
+        shown(figures["r2"]),
+        shown(figures["gap_slope"]),
+    ]
 
 
 def predict(
     run: RunFolder,
     inputs: Annotated[list[Path], typer.Argument(help="Scans, folders, or cohort tables.")],
-    out_file: Annotated[Path, typer.Option("--out", help="Where the predictions are written.")] = Path("predictions.csv"),
-    max_failed_share: Annotated[float, typer.Option(min=0, max=1, help="Fail when more than this share of scans cannot be read.")] = 0.1,
+    out_file: Annotated[Path, typer.Option("--out", help="Where the predictions are written.")] = Path(
+        "predictions.csv"
+    ),
+    max_failed_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Fail when more than this share of scans cannot be read.")
+    ] = 0.1,
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -106,13 +161,20 @@ def predict(
     opened = Run.open(run)
     _quiet_libraries()
     cohort = gather_scans(inputs, opened.recipe.modality)
-    answer = ask(opened, cohort, store=open_store(store), max_failed_share=max_failed_share, observer=Story(quiet=as_json))
+    answer = ask(
+        opened, cohort, store=open_store(store), max_failed_share=max_failed_share, observer=Story(quiet=as_json)
+    )
     save_predictions(answer.table, out_file)
     if as_json:
         print_json({"predictions": out_file, "rows": answer.table.to_dict("records"), "failures": answer.failures})
         return
     rows = [
-        [str(row.scan_id), "–" if row.age != row.age else f"{row.age:.1f}", f"{row.predicted_age:.1f}", str(row.concerns)]
+        [
+            str(row.scan_id),
+            "–" if row.age != row.age else f"{row.age:.1f}",
+            f"{row.predicted_age:.1f}",
+            str(row.concerns),
+        ]
         for row in answer.table.head(20).itertuples()
     ]
     out.print(make_table("", ["scan", "age", "predicted age", "concerns"], rows))
@@ -126,7 +188,10 @@ def predict(
 def evaluate(
     run: RunFolder,
     data: Data = COHORT,
-    out_folder: Annotated[Optional[Path], typer.Option("--out", help="Folder of page, figures and tables.  [default: RUN/evaluation-COHORT]")] = None,  # noqa: UP045
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of page, figures and tables. (default: RUN/evaluation-COHORT)"),
+    ] = None,
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +218,9 @@ def evaluate(
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
-    curves: Annotated[Optional[Path], typer.Option(help="Write the overlaid loss curves to this PNG.  [default: FOLDER/curves.png]")] = None,  # noqa: UP045
+    curves: Annotated[
+        Path | None, typer.Option(help="Write the overlaid loss curves to this PNG. (default: FOLDER/curves.png)")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List runs: where their recipes differ, and what they reached; their curves are overlaid in one picture."""
@@ -175,7 +242,13 @@ def runs(
         print_json({"runs": rows, "curves": picture if histories else None})
         return
     keys = list(next(iter(rows.values())))
-    out.print(make_table("", ["run", *keys], [[name, *("–" if row[key] is None else str(row[key]) for key in keys)] for name, row in rows.items()]))
+    out.print(
+        make_table(
+            "",
+            ["run", *keys],
+            [[name, *("–" if row[key] is None else str(row[key]) for key in keys)] for name, row in rows.items()],
+        )
+    )
     if histories:
         out.print(f"Curves: {picture}")
 
@@ -186,18 +259,31 @@ def _reached(run: Run) -> dict[str, Any]:
     ridge = models.get("ridge", {})
     about = run.about
     return {
-        "MAE": round(own["mae"], 2) if own else None, "ridge": round(ridge["mae"], 2) if ridge else None, "n": own.get("n_subjects"),
-        "split": about["split_digest"][:8], "epochs": len(run.history) or None,
-    }  # fmt: skip
+        "MAE": round(own["mae"], 2) if own else None,
+        "ridge": round(ridge["mae"], 2) if ridge else None,
+        "n": own.get("n_subjects"),
+        "split": about["split_digest"][:8],
+        "epochs": len(run.history) or None,
+    }
 
 
 def compare(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Two or more modalities (t1 tof) or folders of runs.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL…", help="Two or more modalities (t1 tof) or folders of runs.")
+    ],
     data: Data = COHORT,
     split: SplitFile = SPLIT,
-    config: Annotated[Optional[list[str]], typer.Option("--config", help="Recipe of each modality, in the same order; one for all, or the modality's own.")] = None,  # noqa: UP045, E501
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config", help="Recipe of each modality, in the same order; one for all, or the modality's own."
+        ),
+    ] = None,
     set_: Set = None,
-    folds: Annotated[Optional[int], typer.Option(min=1, help="Train and compare the first K folds of the split.  [default: all of them]")] = None,  # noqa: UP045
+    folds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train and compare the first K folds of the split. (default: all of them)"),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Trainings a fold, with other seeds.")] = 1,
     runs_folder: Annotated[Path, typer.Option("--runs", help="Where runs are kept, by modality.")] = Path("runs"),
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of the comparison.")] = Path("compare"),
@@ -222,7 +308,9 @@ def compare(
         chosen = list(range(folds or max(made.n_folds, 1)))
         recipes = _recipes(models, config, set_)
         story = Story(quiet=as_json)
-        comparison, _ = compare_modalities(recipes, cohort, made, runs_folder, folds=chosen, repeats=repeats, store=open_store(store), observer=story)
+        comparison, _ = compare_modalities(
+            recipes, cohort, made, runs_folder, folds=chosen, repeats=repeats, store=open_store(store), observer=story
+        )
     written = write_comparison(comparison, out_folder)
     if as_json:
         print_json({"folder": out_folder, **comparison.to_dict()})
@@ -257,7 +345,13 @@ def tell_comparison(comparison: dict[str, Any], page: Path) -> None:
     from neuroage.cli.screen import make_table, out
 
     out.print(f"[bold]{comparison['verdict']}[/]")
-    out.print(make_table("", ["", "MAE", "95 % interval", "RMSE", "r", "R²", "gap slope"], [_metric_row(row) for row in comparison["models"].values()]))
+    out.print(
+        make_table(
+            "",
+            ["", "MAE", "95 % interval", "RMSE", "r", "R²", "gap slope"],
+            [_metric_row(row) for row in comparison["models"].values()],
+        )
+    )
     for line in comparison.get("findings", []):
         out.print(f"• {line}")
     out.print(f"Page: {page}")

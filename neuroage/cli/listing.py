@@ -58,7 +58,9 @@ def things(what: Kind) -> dict[str, str]:
         return {name: _first_line(metric.__doc__) for name, metric in age_metrics().items()}
     from neuroage.runs.shipped import shipped_recipes
 
-    return {name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in shipped_recipes().items()}
+    return {
+        name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in shipped_recipes().items()
+    }
 
 
 def _first_line(text: str | None) -> str:

@@ -12,13 +12,21 @@ from neuroage.cli import data, demo, learn, listing, pixels
 from neuroage.errors import NeuroageError
 
 STOPPED = 130  # the exit code of a training that was asked to stop and saved its state
-EPILOG = "Exit codes: 0 done · 1 unexpected error · 2 wrong usage · 3 wrong data · 4 infeasible · 5 refused, would mislead · 130 stopped and saved."
+EPILOG = (
+    "Exit codes: 0 done · 1 unexpected error · 2 wrong usage · 3 wrong data · 4 infeasible · "
+    "5 refused, would mislead · 130 stopped and saved."
+)
 
 app = typer.Typer(
-    name="neuroage", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False, epilog=EPILOG,
+    name="neuroage",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    epilog=EPILOG,
     help="From a table of scans and ages to a brain-age model one can trust.",
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 
 
 def _version(wanted: bool) -> None:
@@ -29,13 +37,27 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Hold the options of every command."""
 
 
-for verb in (data.index, data.split, pixels.prepare, pixels.preview, learn.train, learn.predict, learn.evaluate, learn.runs, learn.compare, data.phantom, demo.demo):
+for verb in (
+    data.index,
+    data.split,
+    pixels.prepare,
+    pixels.preview,
+    learn.train,
+    learn.predict,
+    learn.evaluate,
+    learn.runs,
+    learn.compare,
+    data.phantom,
+    demo.demo,
+):
     app.command()(verb)
 app.command(name="list")(listing.list_things)
 
@@ -66,7 +88,11 @@ def main() -> None:
             raise
         from neuroage.cli.screen import talk
 
-        talk.print(f"[red]Unexpected error[/] ({type(error).__name__}): {error}\nRun again with --debug for the traceback, and please report it.", markup=True)
+        talk.print(
+            f"[red]Unexpected error[/] ({type(error).__name__}): {error}\n"
+            "Run again with --debug for the traceback, and please report it.",
+            markup=True,
+        )
         sys.exit(1)
 
 
@@ -75,7 +101,9 @@ def _with_resume_value(arguments: list[str]) -> list[str]:
     spelt = []
     for index, word in enumerate(arguments):
         spelt.append(word)
-        if word == "--resume" and (index + 1 == len(arguments) or arguments[index + 1] not in ("auto", "required", "never")):
+        if word == "--resume" and (
+            index + 1 == len(arguments) or arguments[index + 1] not in ("auto", "required", "never")
+        ):
             spelt.append("required")
     return spelt
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +18,23 @@ COHORT, SPLIT = Path("cohort.csv"), Path("split.csv")
 
 Data = Annotated[Path, typer.Option("--data", help="Cohort: a table of scans, or a folder of a known layout.")]
 SplitFile = Annotated[Path, typer.Option("--split", help="Split, made by `neuroage split` or elsewhere.")]
-Config = Annotated[Optional[str], typer.Option("--config", help="Recipe: a YAML file or a shipped name (`neuroage list configs`).  [default: the small or full recipe of the modality, as this machine allows]")]  # noqa: UP045, E501
-Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as optim.lr=1e-4. May be repeated.")]  # noqa: UP045, E501
-StoreFolder = Annotated[Optional[Path], typer.Option("--store", help="Folder of prepared volumes.  [default: the user's cache folder]")]  # noqa: UP045
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        help="Recipe: a YAML file or a shipped name (`neuroage list configs`).  "
+        "(default: the modality's small recipe, or its full one where there is a GPU)",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as optim.lr=1e-4. May be repeated."
+    ),
+]
+StoreFolder = Annotated[
+    Path | None, typer.Option("--store", help="Folder of prepared volumes. (default: the user's cache folder)")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
 
@@ -36,7 +50,8 @@ def load_cohort(path: Path) -> Cohort:
     if not path.exists():
         raise UsageError(
             f"No cohort at {path}",
-            fix="Make one with `neuroage index FOLDER_OF_SCANS`, or try a synthetic one: `neuroage phantom --out phantom` and `neuroage index phantom`.",
+            fix="Make one with `neuroage index FOLDER_OF_SCANS`, or try a synthetic one: "
+            "`neuroage phantom --out phantom` and `neuroage index phantom`.",
         )
     return Cohort.read(path)
 
@@ -55,7 +70,7 @@ def load_split(path: Path, cohort: Cohort) -> Split:
 
 
 def load_recipe(config: str | None, modality: str, overrides: list[str] | None) -> Recipe:
-    """Load a recipe by name or path, else the default one of the modality; the modality asked for wins over the recipe's.
+    """Load a recipe by name or path, else the modality's default one; the modality asked for wins over the recipe's.
 
     Raises:
         UsageError: No such recipe, or wrong keys and values in it.

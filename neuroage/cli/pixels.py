@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,7 +17,9 @@ def prepare(
     config: Config = None,
     set_: Set = None,
     store: StoreFolder = None,
-    max_failed_share: Annotated[float, typer.Option(min=0, max=1, help="Fail when more than this share of scans cannot be prepared.")] = 0.1,
+    max_failed_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Fail when more than this share of scans cannot be prepared.")
+    ] = 0.1,
     as_json: AsJson = False,
 ) -> None:
     """Prepare every scan once and keep it; training does this by itself where it is missing."""
@@ -29,27 +31,44 @@ def prepare(
     where = open_store(store)
     story = Story(quiet=as_json)
     story.stage(f"Preparing {len(cohort)} {recipe.modality} scans")
-    prepared = prepare_scans(cohort.scans(), recipe.prepare, where, max_failed_share=max_failed_share, progress=story.preparing)
+    prepared = prepare_scans(
+        cohort.scans(), recipe.prepare, where, max_failed_share=max_failed_share, progress=story.preparing
+    )
     n_bytes = sum(volume.path.stat().st_size for volume in prepared.volumes.values())
     loss = max((volume.record["precision_loss"] for volume in prepared.volumes.values()), default=0.0)
     if as_json:
-        print_json({"store": where.folder, "n_prepared": len(prepared.volumes), "n_made": prepared.n_made, "bytes": n_bytes, "precision_loss": loss, "failures": prepared.failures})
+        print_json(
+            {
+                "store": where.folder,
+                "n_prepared": len(prepared.volumes),
+                "n_made": prepared.n_made,
+                "bytes": n_bytes,
+                "precision_loss": loss,
+                "failures": prepared.failures,
+            }
+        )
         return
     for reason in prepared.failures.values():
         talk.print(f"[yellow]•[/] left out: {reason}")
     out.print(
-        f"{len(prepared.volumes)} scans prepared ({prepared.n_made} now), {n_bytes / 1e6:.1f} MB as {recipe.prepare.store_as} in {where.folder}; "
+        f"{len(prepared.volumes)} scans prepared ({prepared.n_made} now), {n_bytes / 1e6:.1f} MB "
+        f"as {recipe.prepare.store_as} in {where.folder}; "
         f"rounding changes an intensity by at most {loss:.2g}."
     )
 
 
 def preview(
-    inputs: Annotated[Optional[list[Path]], typer.Argument(help="Scans: image files or DICOM folders. Without any: some of the cohort.")] = None,  # noqa: UP045
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Scans: image files or DICOM folders. Without any: some of the cohort."),
+    ] = None,
     data: Data = COHORT,
     modality: Annotated[str, typer.Option(help="Which scans of the cohort.")] = "t1",
     config: Config = None,
     set_: Set = None,
-    n_scans: Annotated[int, typer.Option("--n", min=1, max=20, help="Scans taken from the cohort, evenly over age.")] = 3,
+    n_scans: Annotated[
+        int, typer.Option("--n", min=1, max=20, help="Scans taken from the cohort, evenly over age.")
+    ] = 3,
     n_augmented: Annotated[int, typer.Option(min=0, max=10, help="Augmentations of each scan.")] = 3,
     out_file: Annotated[Path, typer.Option("--out", help="Where the picture is written.")] = Path("preview.png"),
 ) -> None:
@@ -67,7 +86,9 @@ def preview(
         table = table[table["path"] != ""]
         if table.empty:
             raise UsageError(f"The cohort {data} has no {recipe.modality} scans with a file")
-        chosen = table.iloc[[round(step * (len(table) - 1) / max(n_scans - 1, 1)) for step in range(min(n_scans, len(table)))]]
+        chosen = table.iloc[
+            [round(step * (len(table) - 1) / max(n_scans - 1, 1)) for step in range(min(n_scans, len(table)))]
+        ]
         scans = [(f"{row.scan_id}, {row.age:.0f} y", Path(str(row.path))) for row in chosen.itertuples()]
     draw(scans, recipe, build_augmentation(recipe), out_file, n_augmented=n_augmented)
     talk.print(f"Wrote {out_file}.")

@@ -25,7 +25,15 @@ def print_json(content: Any) -> None:
 
 def make_table(title: str, columns: list[str], rows: list[list[str]], *, numbers_from: int = 1) -> Table:
     """Make a table; columns from `numbers_from` on are aligned to the right."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index >= numbers_from else "left", no_wrap=index == 0)
     for row in rows:
@@ -51,7 +59,7 @@ def age_histogram(ages: list[float], width: int = 40) -> str:
 
 
 class Story:
-    """An observer that tells a training on the terminal: one live line where there is a terminal, a line now and then where not."""
+    """An observer that tells a training: one live line on a terminal, a line now and then elsewhere."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -93,7 +101,10 @@ class Story:
             self._bar("epochs", row["epoch"], self.n_epochs, said)
         elif not self.quiet and (time.monotonic() - self.last_line > 10 or row["epoch"] in (1, self.n_epochs)):
             left = row["seconds"] * (self.n_epochs - row["epoch"])
-            talk.print(f"  epoch {row['epoch']}/{self.n_epochs}  {said}  {row['seconds']:.1f} s an epoch, {left / 60:.1f} min left")
+            talk.print(
+                f"  epoch {row['epoch']}/{self.n_epochs}  {said}  "
+                f"{row['seconds']:.1f} s an epoch, {left / 60:.1f} min left"
+            )
             self.last_line = time.monotonic()
 
     def finished(self, run: Any) -> None:
@@ -106,7 +117,15 @@ class Story:
         if self.quiet or not talk.is_terminal:
             return
         if self.progress is None:
-            columns = (TextColumn("  {task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
+            columns = (
+                TextColumn("  {task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[said]}"),
+            )
             self.progress = Progress(*columns, console=talk, transient=True)
             self.progress.start()
             self.task = self.progress.add_task(unit, total=total, said=said or "")
@@ -124,9 +143,13 @@ class Story:
 
 
 def _epoch_line(row: dict[str, Any]) -> str:
-    metric = next(key.removeprefix("train_") for key in row if key.startswith("train_") and not key.endswith(("loss", "_eval")))
+    metric = next(
+        key.removeprefix("train_") for key in row if key.startswith("train_") and not key.endswith(("loss", "_eval"))
+    )
     unit = " y" if metric == "mae" else ""
     parts = [f"{metric.upper()} train {row.get(f'train_{metric}_eval', row[f'train_{metric}']):.1f}{unit}"]
-    parts += [f"{name} {row[f'{name}_{metric}']:.1f}{unit}" for name in ("inner", "validation") if f"{name}_{metric}" in row]
+    parts += [
+        f"{name} {row[f'{name}_{metric}']:.1f}{unit}" for name in ("inner", "validation") if f"{name}_{metric}" in row
+    ]
     parts += [f"mean predictor {row[f'baseline_mean_{metric}']:.1f}{unit}"] if f"baseline_mean_{metric}" in row else []
     return ", ".join(parts)

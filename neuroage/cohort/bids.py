@@ -79,14 +79,14 @@ def _read_participants(source: Path, problems: list[Problem]) -> dict[str, _Pers
     table, more = settle_duplicates(table, ("subject_id", "session"), path.name)
     problems += notes + more + _months_to_years(table, path.with_suffix(".json"))
     for record in table.drop(columns=["scan_id", "path", "modality"]).to_dict("records"):
-        facts = {str(key): value for key, value in record.items() if value != ""}
+        facts = _known({str(key): value for key, value in record.items()})
         name = str(facts.pop("subject_id"))
         person = people.setdefault(name if name.startswith("sub-") else f"sub-{name}", _Person())
         session = _session_name(str(facts.pop("session", "")))
-        for key, value in facts.items():
-            person.facts.setdefault(key, value)
         if session:
             person.sessions[session] = facts
+        else:
+            person.facts.update(facts)
     return people
 
 
@@ -119,7 +119,7 @@ def _read_sessions(folder: Path, person: _Person, problems: list[Problem]) -> No
     problems += notes
     for record in table.drop(columns=["scan_id", "path", "modality", "subject_id"]).to_dict("records"):
         session = _session_name(str(record.pop("session")))
-        facts = {str(key): value for key, value in record.items() if value != "" and value == value}
+        facts = _known({str(key): value for key, value in record.items()})
         person.sessions.setdefault(session, {}).update(facts)
 
 
@@ -155,9 +155,21 @@ def _scan_row(
         "acquisition": entities.get("acq", ""),
         "run": entities.get("run", ""),
     }
-    facts = {**person.facts, **_known(person.sessions.get(session, {}))}
+    facts = _facts_of(person, session, image.name, problems)
     row.update({key: value for key, value in facts.items() if key not in row})
     return row
+
+
+def _facts_of(person: _Person, session: str, name: str, problems: list[Problem]) -> dict[str, object]:
+    """What is known at a session; a session that no table has borrows from the first one that has, and says so."""
+    own = _known(person.sessions.get(session, {}))
+    lent = next(iter(person.sessions.values()), {})
+    facts = {**{key: value for key, value in lent.items() if key != "age"}, **person.facts, **own}
+    if "age" not in facts and "age" in lent:
+        facts["age"] = lent["age"]
+        if session or len(person.sessions) > 1:
+            problems.append(Problem(name, "no age at this session", f"age of {next(iter(person.sessions))} taken"))
+    return facts
 
 
 def _known(facts: dict[str, object]) -> dict[str, object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from neuroage.cohort.ages import read_ages
 from neuroage.cohort.modalities import canonical_modality, modality_of_filename
 from neuroage.cohort.problem import Problem, refuse_all
 from neuroage.cohort.scan import Scan
@@ -71,7 +72,7 @@ class Cohort:
             f"{path} has rows that cannot be used",
             fix="Correct these rows; for a missing age write n/a.",
         )
-        _refuse_repeats(table, path.name)
+        _refuse_repeats(table, f"{path.name} line")
         guessed = map_distinct(table["path"], modality_of_filename)
         table["modality"] = table["modality"].where(table["modality"] != "", guessed)
         table["path"] = absolute_paths(table["path"], path.parent)
@@ -212,44 +213,33 @@ def _natural(text: str) -> tuple[tuple[int, int | str], ...]:
 def _validated(table: pd.DataFrame) -> pd.DataFrame:
     if "subject_id" not in table.columns:
         raise DataError("a cohort needs a column subject_id", fix="Name one, or use Cohort.read for a table as found.")
+    table = table.reset_index(drop=True)
+    bad: list[Problem] = []
     clean = pd.DataFrame(index=table.index)
     for name in FIELDS:
         cells = table[name] if name in table.columns else pd.Series("", index=table.index, dtype=object)
         if name == "age":
-            where = pd.Series([f"row {row}" for row in range(len(cells))], dtype=object)
-            clean[name], refused, notes = read_ages(cells, where)
+            rows = pd.Series([f"row {row}" for row in table.index], dtype=object)
+            clean[name], _, notes = read_ages(cells, rows)
             bad += [note for note in notes if note.action == "row left out"]
         else:
             clean[name] = cells.astype(object).where(cells.notna(), "").astype(str)
     further = {str(name): as_numbers_where_plain(table[name]) for name in table.columns if name not in FIELDS}
     clean = pd.concat([clean, pd.DataFrame(further, index=table.index)], axis=1) if further else clean
-    clean = clean.reset_index(drop=True)
     if (clean["scan_id"] == "").any():
         clean["scan_id"] = clean["scan_id"].where(clean["scan_id"] != "", name_scans(clean))
-    _refuse_rows(clean, "the cohort")
+    bad += [Problem(f"row {row}", "no subject id") for row in np.flatnonzero(clean["subject_id"] == "")]
+    refuse_all([Problem(problem.where, problem.what) for problem in bad], "the cohort has rows that cannot be used")
+    _refuse_repeats(clean, "row")
     return clean
 
 
-def _refuse_rows(table: pd.DataFrame, name: str) -> None:
-    bad = [Problem(f"row {row}", "no subject id") for row in np.flatnonzero(table["subject_id"] == "")]
-    outside = (table["age"] < 0) | (table["age"] > 120)
-    bad += [
-        Problem(f"row {row}", f"age {table['age'].iloc[row]:g} is outside 0 to 120 years")
-        for row in np.flatnonzero(outside)
-    ]
-    refuse_all(bad, f"{name} has rows that cannot be used")
-    _refuse_repeats(table, name)
-
-
-def _refuse_repeats(table: pd.DataFrame, name: str) -> None:
+def _refuse_repeats(table: pd.DataFrame, row_name: str) -> None:
     named = table[table["scan_id"] != ""]
-    repeated = named[named["scan_id"].duplicated(keep=False)]
+    repeated = named["scan_id"][named["scan_id"].duplicated(keep=False)]
     refuse_all(
-        [
-            Problem(f"{name} line {line}", f"scan_id {scan!r} is there more than once")
-            for line, scan in repeated["scan_id"].items()
-        ],
-        f"{name} names scans twice",
+        [Problem(f"{row_name} {row}", f"scan_id {scan!r} is there more than once") for row, scan in repeated.items()],
+        "scans are named twice",
         expected="a scan_id of its own for every row",
     )
 
@@ -276,7 +266,7 @@ def relative_paths(column: pd.Series, folder: Path) -> pd.Series:
         if parent not in folders:
             folders[parent] = (
                 os.path.relpath(parent, root)
-                if os.path.splitdrive(parent)[0] == os.path.splitdrive(root)[0]
+                if os.path.splitdrive(parent)[0] == os.path.splitdrive(root)[0]  # no way leads from C: to D:
                 else parent
             )
         return name if folders[parent] == "." else f"{folders[parent]}/{name}".replace(os.sep, "/")

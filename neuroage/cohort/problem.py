@@ -48,4 +48,5 @@ def refuse_all(problems: Sequence[Problem], summary: str, *, expected: str = "",
         DataError: When `problems` is not empty.
     """
     if problems:
-        raise DataError(f"{summary}:\n{list_problems(problems)}\n", expected=expected, fix=fix)
+        wanted = f" (expected {expected})" if expected else ""  # ahead of the list, which may be long
+        raise DataError(f"{summary}{wanted}:\n{list_problems(problems)}", fix=fix)

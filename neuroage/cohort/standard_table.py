@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from neuroage.cohort.ages import read_ages, read_sexes
 from neuroage.cohort.columns import recognise_columns
@@ -137,14 +138,20 @@ def settle_duplicates(table: pd.DataFrame, key: Sequence[str], name: str) -> tup
     kept = first[spread <= AGE_CONFLICT_YEARS]
     problems = [
         _duplicate_problem(repeated.iloc[rows], key, float(spread[k]), bool(disputed[k]), name)
-        for k, rows in enumerate(groups.indices[label] for label in groups.groups)
+        for k, rows in enumerate(_rows_of_groups(groups.ngroup().to_numpy(dtype=np.int64)))
     ]
     return pd.concat([table[~table.index.isin(repeated.index)], kept]).sort_index(), problems
 
 
+def _rows_of_groups(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+
 def _duplicate_problem(rows: pd.DataFrame, key: list[str], spread: float, disputed: bool, name: str) -> Problem:
     lines = ", ".join(str(line) for line in rows.index[:6]) + (", …" if len(rows) > 6 else "")
-    what = f"{' '.join(str(rows[column].iloc[0]) for column in key if rows[column].iloc[0] != '')} is there {len(rows)} times"
+    label = " ".join(str(value) for value in rows[key].iloc[0] if value != "")
+    what = f"{label} is there {len(rows)} times"
     if spread > AGE_CONFLICT_YEARS:
         listed = " and ".join(f"{age:g}" for age in sorted(set(rows["age"].dropna().round(2))))
         return Problem(f"{name} lines {lines}", f"{what} with ages {listed}", "left out")

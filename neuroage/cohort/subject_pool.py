@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from neuroage.cohort.cohort import Cohort
+from neuroage.cohort.columns import recognise_columns
 from neuroage.errors import InfeasibleError, UsageError, did_you_mean
 
 
@@ -46,7 +47,7 @@ def gather_subjects(
     """Collect the subjects that a split may place.
 
     Args:
-        source: A cohort, or any table with the columns `subject_id` and `age`; images are not needed.
+        source: A cohort, or any table with columns for subject and age in a usual spelling; images are not needed.
         age_range: Lowest and highest age in years, both included; None takes the range of the ages.
         group: A column (family, for example); members of one group never come to be on two sides.
         balance: Columns that will be balanced; only checked to exist here.
@@ -55,7 +56,7 @@ def gather_subjects(
         UsageError: When a column does not exist or the range is empty.
         InfeasibleError: When no two subjects of different age are left.
     """
-    cohort = source if isinstance(source, Cohort) else Cohort(source)
+    cohort = source if isinstance(source, Cohort) else Cohort(_with_our_names(source))
     subjects = cohort.subjects()
     for name in [*balance, *([group] if group else [])]:
         if name not in subjects.columns:
@@ -79,6 +80,11 @@ def gather_subjects(
             expected="at least two subjects of different age",
         )
     return SubjectPool(placed, ages, _group_numbers(placed, group), left_out, float(low), float(high))
+
+
+def _with_our_names(table: pd.DataFrame) -> pd.DataFrame:
+    found = recognise_columns([str(name) for name in table.columns])
+    return table.rename(columns={header: field for field, header in found.items() if field in ("subject_id", "age")})
 
 
 def _group_numbers(subjects: pd.DataFrame, group: str | None) -> NDArray[np.int64]:

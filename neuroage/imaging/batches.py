@@ -1,4 +1,4 @@
-"""Batches of prepared volumes: kept on the device where they fit, streamed from the memory-mapped store where they do not."""
+"""Batches of prepared volumes: kept on the device where they fit, streamed from the store where they do not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class VolumeSet:
         resident: Keep everything on the device; decided by free memory when None.
     """
 
-    def __init__(self, volumes: Sequence[StoredVolume], device: torch.device | str = "cpu", *, resident: bool | None = None) -> None:
+    def __init__(
+        self, volumes: Sequence[StoredVolume], device: torch.device | str = "cpu", *, resident: bool | None = None
+    ) -> None:
         self.volumes = list(volumes)
         self.device = torch.device(device)
         self._scale = torch.tensor([volume.scale for volume in volumes], dtype=torch.float32, device=self.device)
@@ -39,7 +41,11 @@ class VolumeSet:
         self._stored: Tensor | None = None
         if resident and self.volumes:
             first = self.volumes[0].map()
-            self._stored = torch.empty((len(self.volumes), *first.shape), dtype=torch.from_numpy(np.array(first[:, :1])).dtype, device=self.device)
+            self._stored = torch.empty(
+                (len(self.volumes), *first.shape),
+                dtype=torch.from_numpy(np.array(first[:, :1])).dtype,
+                device=self.device,
+            )
             for index, volume in enumerate(self.volumes):
                 self._stored[index] = torch.from_numpy(np.array(volume.map())).to(self.device)
 
@@ -107,8 +113,8 @@ def plan_epoch(n_scans: int, batch_size: int, seed: int, weights: np.ndarray | N
         n_scans: Number of training scans.
         batch_size: At most this many a batch.
         seed: Of this epoch.
-        weights: How often each scan is wanted, shape (n_scans,), mean 1. A scan of weight w is drawn ⌊w⌋ or ⌈w⌉ times, w on
-            average (systematic resampling); None: every scan once.
+        weights: How often each scan is wanted, shape (n_scans,), mean 1. A scan of weight w is drawn ⌊w⌋ or ⌈w⌉
+            times, w on average (systematic resampling); None: every scan once.
 
     Returns:
         Positions of the scans of each batch.

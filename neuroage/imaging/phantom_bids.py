@@ -70,7 +70,7 @@ def write_tables(root: Path, people: Sequence[dict[str, Any]], generator_version
 
     Args:
         root: Folder of the data set.
-        people: One row per subject: participant_id, age (years), sex, site.
+        people: One row per subject: participant_id, age (years), sex, site; anything else is left out.
         generator_version: Version of the phantom, stated in the description.
     """
     write_json(root / "dataset_description.json", {
@@ -84,7 +84,8 @@ def write_tables(root: Path, people: Sequence[dict[str, Any]], generator_version
         "site": {"Description": "where the scan was taken (made up)"},
     })
     table = io.StringIO()
-    writer = csv.DictWriter(table, ["participant_id", "age", "sex", "site"], delimiter="\t", lineterminator="\n")
+    columns = ["participant_id", "age", "sex", "site"]
+    writer = csv.DictWriter(table, columns, extrasaction="ignore", delimiter="\t", lineterminator="\n")
     writer.writeheader()
     writer.writerows({**person, "age": f"{person['age']:.1f}"} for person in people)
     write_text(root / "participants.tsv", table.getvalue())

@@ -1,8 +1,8 @@
 """What age does to the phantom, and how well age can be told from it at best.
 
-Every picture is drawn from an *apparent age*, the true age plus a normal error of known size that is drawn once per subject
-and modality. That error is the noise ceiling: it is known exactly, no model can see through it, and because T1 and TOF have
-errors of their own, seeing both helps.
+Every picture is drawn from an *apparent age*, the true age plus a normal error of known size that is drawn once per
+subject and modality. That error is the noise ceiling: it is known exactly, no model can see through it, and because T1
+and TOF have errors of their own, seeing both helps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AGE_RANGE_YEARS = (20.0, 80.0)
 """Ages of a phantom cohort unless told otherwise; drawn uniformly."""
 
 APPARENT_AGE_SD_YEARS = {"t1": 6.0, "tof": 9.0}
-"""Spread of apparent around true age: a chosen value; brain-age models on real T1 reach 3 to 5 years, on TOF 6 to 8."""
+"""Spread of apparent around true age: the ceilings that follow (4.3 and 6.0 years) are like errors on real scans."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,11 @@ EFFECTS: tuple[AgeEffect, ...] = (
     AgeEffect("tortuosity_mm", "tof", "mm", 0.30, 3.00, 0.22, "amplitude of the winding of an artery about its course"),
     AgeEffect("branch_share", "tof", "1", 1.00, 0.20, 0.06, "share of the distal branches that are visible"),
 )
-"""Directions follow the literature on healthy ageing; sizes are chosen so that a small network can learn them from about 110 subjects.
+"""Directions follow the literature on healthy ageing; sizes are chosen so that a small network learns them from about
+110 subjects, which makes some of them larger than life.
 
-Source: Fjell & Walhovd 2010, doi:10.1515/REVNEURO.2010.21.3.187 (T1); Bullitt 2010, doi:10.1016/j.neurobiolaging.2008.05.022,
-and Wright 2013, doi:10.1016/j.neuroimage.2013.06.018 (arteries).
+Source: Fjell & Walhovd 2010, Reviews in the Neurosciences 21:187 (T1); Bullitt et al. 2010, Neurobiology of
+Aging 31:290 (arteries).
 """
 
 
@@ -86,7 +87,8 @@ def draw_traits(modality: str, apparent_age: float, rng: np.random.Generator | N
     return {effect.name: effect.value(apparent_age, float(d)) for effect, d in zip(effects, deviations, strict=True)}
 
 
-def best_age(apparent_age: np.ndarray, modality: str, age_range: tuple[float, float] = AGE_RANGE_YEARS) -> np.ndarray:
+def best_age(apparent_age: np.ndarray, modality: str,
+             age_range: tuple[float, float] = AGE_RANGE_YEARS) -> np.ndarray:
     """Give the guess with the smallest expected absolute error when apparent age is known exactly.
 
     It is the median of age given apparent age: with ages uniform over the range, a normal distribution cut at its ends.
@@ -103,14 +105,17 @@ def best_age(apparent_age: np.ndarray, modality: str, age_range: tuple[float, fl
         UsageError: The phantom does not draw that modality.
     """
     if modality not in APPARENT_AGE_SD_YEARS:
-        raise UsageError(f"modality '{modality}' of the phantom", expected=did_you_mean(modality, APPARENT_AGE_SD_YEARS))
+        raise UsageError(f"modality '{modality}' of the phantom",
+                         expected=did_you_mean(modality, APPARENT_AGE_SD_YEARS))
     sd = APPARENT_AGE_SD_YEARS[modality]
-    low, high = ((edge - np.asarray(apparent_age, float)) / sd for edge in age_range)
-    # Above the range both tail areas round to 1; mirrored, they keep their digits.
-    sign = np.where(low + high < 0, -1.0, 1.0)
+    # Beyond 20 standard deviations the guess is the end of the range, and the tail areas would underflow.
+    shown = np.clip(np.asarray(apparent_age, float), age_range[0] - 20 * sd, age_range[1] + 20 * sd)
+    low, high = ((edge - shown) / sd for edge in age_range)
+    # Far below the range both areas round to 1; mirrored, they keep their digits.
+    sign = np.where(low + high > 0, -1.0, 1.0)
     low, high = np.where(sign > 0, low, -high), np.where(sign > 0, high, -low)
     middle = ndtri((ndtr(low) + ndtr(high)) / 2)
-    return np.asarray(np.clip(apparent_age + sd * sign * middle, *age_range))
+    return np.asarray(np.clip(shown + sd * sign * middle, *age_range))
 
 
 def noise_ceiling(modality: str, age_range: tuple[float, float] = AGE_RANGE_YEARS) -> float:

@@ -14,7 +14,7 @@ SITES = ("north", "east", "south")
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PSR")
 _ORIENTATION_SHARE = (0.45, 0.25, 0.15, 0.15)
 _FIELD_OF_VIEW_MM = {"t1": (186.0, 224.0, 200.0), "tof": (168.0, 200.0, 96.0)}
-_SPACING_MM = {"t1": (2.0, 2.0, 2.0), "tof": (1.25, 1.25, 1.6)}
+_SPACING_MM = {"t1": (2.0, 2.0, 2.0), "tof": (1.35, 1.35, 1.7)}
 _CENTRE_MM = {"t1": (0.0, 0.0, -2.0), "tof": (0.0, 0.0, -4.0)}
 _UNIT_COUNTS = {"t1": 400.0, "tof": 300.0}  # stored value of the brightest tissue at gain 1
 _BIAS_ORDER = 3
@@ -108,7 +108,8 @@ def resample_head(image: np.ndarray, origin_mm: np.ndarray, step_mm: float, sett
     to_head = settings.rotation.T / settings.head_scale
     matrix = to_head @ np.diag(settings.spacing_mm) / step_mm
     offset = (to_head @ (affine[:3, 3] - np.array(settings.shift_mm)) - origin_mm) / step_mm
-    return ndimage.affine_transform(image, matrix, offset, settings.shape, np.float32, order=1, prefilter=False)
+    return np.asarray(
+        ndimage.affine_transform(image, matrix, offset, settings.shape, np.float32, order=1, prefilter=False))
 
 
 def acquire(signal: np.ndarray, modality: str, settings: ScanSettings,
@@ -159,7 +160,7 @@ def _bias_field(settings: ScanSettings) -> np.ndarray:
     x, y, z = (np.linspace(-1, 1, n, dtype=np.float32)[:, None] ** powers for n in settings.shape)
     plane = np.einsum("ia,jb,abc->ijc", x, y, settings.bias.astype(np.float32), optimize=True)
     log_field = plane @ z.T
-    return np.exp(log_field, out=log_field)
+    return np.asarray(np.exp(log_field, out=log_field))
 
 
 def _reorient(data: np.ndarray, affine: np.ndarray, orientation: str) -> tuple[np.ndarray, np.ndarray]:

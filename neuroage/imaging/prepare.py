@@ -2,8 +2,8 @@
 
     read → labels > 0 or native binning → resample onto one grid → clip, scale intensities → binning
 
-The grid has the recipe's spacing and size, its axes are the scan's own (nearest to RAS+), and it is centred on the head. Each
-scan is interpolated once. Every step leaves its figures in the record.
+The grid has the recipe's spacing and size, its axes are the scan's own (nearest to RAS+), and it is centred on the
+head. Each scan is interpolated once. Every step leaves its figures in the record.
 """
 
 from __future__ import annotations
@@ -69,12 +69,19 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
         data = (data > 0).astype(np.float32)
     elif recipe.binning and recipe.binning.native:
         data = bin_levels(data, recipe.binning)
-    centre = head_centre(data, volume.spacing_mm, np.asarray(recipe.size) * recipe.spacing) if recipe.centre == "head" else None
+    centre = (
+        head_centre(data, volume.spacing_mm, np.asarray(recipe.size) * recipe.spacing)
+        if recipe.centre == "head"
+        else None
+    )
     index = (np.asarray(data.shape) - 1) / 2 if centre is None else centre
     record["centre_voxel"] = np.round(index, 2).tolist()
     data, affine = resample(data, volume.affine, index, recipe.spacing, recipe.size)
     if data.max() == data.min():
-        raise DataError("nothing of the scan lies in the field of view", fix="Look at it with `neuroage preview`; enlarge prepare.size or use centre: image.")
+        raise DataError(
+            "nothing of the scan lies in the field of view",
+            fix="Look at it with `neuroage preview`; enlarge prepare.size or use centre: image.",
+        )
     data = scale_intensities(data, recipe, record)
     if recipe.binning and not recipe.binning.native:
         data = bin_levels(data, recipe.binning)
@@ -85,9 +92,9 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
 def head_centre(data: np.ndarray, spacing_mm: tuple[float, float, float], fov_mm: np.ndarray) -> np.ndarray:
     """Find the voxel index on which to centre the field of view.
 
-    The foreground is what lies above Otsu's threshold; its box is taken between the 1st and 99th percentile of each axis, so that a
-    few stray voxels do not move it. Where the box is taller than the field of view (neck and shoulders are in the scan), the top
-    of the head decides.
+    The foreground is what lies above Otsu's threshold; its box is taken between the 1st and 99th percentile of each
+    axis, so that a few stray voxels do not move it. Where the box is taller than the field of view (neck and
+    shoulders are in the scan), the top of the head decides.
 
     Args:
         data: Shape (I, J, K), RAS+.
@@ -113,12 +120,17 @@ def head_centre(data: np.ndarray, spacing_mm: tuple[float, float, float], fov_mm
 
 
 def resample(
-    data: np.ndarray, affine: np.ndarray, centre: np.ndarray, spacing_mm: tuple[float, float, float], size: tuple[int, int, int]
+    data: np.ndarray,
+    affine: np.ndarray,
+    centre: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    size: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample along the scan's own axes with one linear interpolation; smoothed first where voxels become larger.
 
-    Smoothing has σ = 0.42 · √(s² − 1) voxels for a factor s, which brings the scan's blur up to the target's (full width at half
-    maximum of one voxel each; Cardoso 2015, doi:10.1007/978-3-319-24571-3_81). Outside of the scan lies its minimum.
+    Smoothing has σ = 0.42 · √(s² − 1) voxels for a factor s, which brings the scan's blur up to the target's (full
+    width at half maximum of one voxel each; Cardoso 2015, doi:10.1007/978-3-319-24571-3_81). Outside of the scan lies
+    its minimum.
 
     Args:
         data: Shape (I, J, K).
@@ -145,9 +157,16 @@ def resample(
     if variance.max() > 0.05:
         image = sitk.DiscreteGaussian(image, [max(float(value), 1e-6) for value in variance], 16, 0.01, False)
     resampled = sitk.Resample(
-        image, [int(n) for n in size], sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, start.tolist(), factor.tolist(),
-        np.eye(3).ravel().tolist(), float(data.min()), sitk.sitkFloat32,
-    )  # fmt: skip
+        image,
+        [int(n) for n in size],
+        sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkLinear,
+        start.tolist(),
+        factor.tolist(),
+        np.eye(3).ravel().tolist(),
+        float(data.min()),
+        sitk.sitkFloat32,
+    )
     return sitk.GetArrayFromImage(resampled).transpose(2, 1, 0), new_affine
 
 
@@ -171,29 +190,43 @@ def scale_intensities(data: np.ndarray, recipe: Prepare, record: dict[str, Any])
     Raises:
         DataError: The foreground is empty or constant.
     """
-    masks = {"above_mean": lambda: data > data.mean(), "nonzero": lambda: data != 0, "all": lambda: np.ones_like(data, dtype=bool)}
+    masks = {
+        "above_mean": lambda: data > data.mean(),
+        "nonzero": lambda: data != 0,
+        "all": lambda: np.ones_like(data, dtype=bool),
+    }
     mask = masks[recipe.foreground]()
     values = data[mask]
     record["foreground_share"] = round(float(mask.mean()), 4)
-    if values.size < 8 or (recipe.intensity != "none" and not recipe.labels and values.min() == values.max() == data.min()):
+    if values.size < 8 or (
+        recipe.intensity != "none" and not recipe.labels and values.min() == values.max() == data.min()
+    ):
         raise DataError("the foreground is empty after cropping", fix="Look at the scan with `neuroage preview`.")
-    low, high = np.percentile(values, recipe.clip_percentiles) if recipe.clip_percentiles else (values.min(), values.max())
+    low, high = (
+        np.percentile(values, recipe.clip_percentiles) if recipe.clip_percentiles else (values.min(), values.max())
+    )
     low, high = float(low), float(high)
     if recipe.clip_percentiles and high > low:
-        # Below the foreground lies the background, which keeps its own level; only the foreground's extremes are outliers.
+        # Below the foreground lies the background, which keeps its own level; only the foreground's extremes are
+        # outliers.
         floor = low if recipe.foreground == "all" else float(data.min())
         data, values = np.clip(data, floor, high), np.clip(values, low, high)
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     record["foreground_mean"], record["foreground_std"] = mean, std
     if recipe.intensity == "zscore":
         if std == 0:
-            raise DataError("every foreground voxel has the same intensity", fix="For label maps set prepare.labels and intensity: none.")
+            raise DataError(
+                "every foreground voxel has the same intensity",
+                fix="For label maps set prepare.labels and intensity: none.",
+            )
         return (data - mean) / std
     if recipe.intensity == "mean":
         return data / mean
     if recipe.intensity == "percentile":
         if high == low:
-            raise DataError("the clip percentiles are equal", fix="Widen prepare.clip_percentiles, or use intensity: none.")
+            raise DataError(
+                "the clip percentiles are equal", fix="Widen prepare.clip_percentiles, or use intensity: none."
+            )
         return np.clip((data - low) / (high - low), 0, 1) if recipe.foreground == "all" else np.clip(data / high, 0, 1)
     return data
 
@@ -226,7 +259,7 @@ def bin_levels(data: np.ndarray, recipe: Binning) -> np.ndarray:
 
 
 def otsu_threshold(data: np.ndarray) -> float:
-    """Give the threshold that best separates two classes of intensity (Otsu 1979, doi:10.1109/TSMC.1979.4310076), over 256 bins."""
+    """Give the threshold that best parts two classes of intensity (Otsu 1979, doi:10.1109/TSMC.1979.4310076)."""
     counts, edges = np.histogram(data, bins=256)
     middles = (edges[:-1] + edges[1:]) / 2
     weight = np.cumsum(counts).astype(np.float64)
@@ -235,5 +268,7 @@ def otsu_threshold(data: np.ndarray) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (total[:-1] / below - (total[-1] - total[:-1]) / above) ** 2
     best = np.nan_to_num(between)
-    plateau = np.flatnonzero(best == best.max())  # empty bins between the classes are all equally good: take their middle
+    plateau = np.flatnonzero(
+        best == best.max()
+    )  # empty bins between the classes are all equally good: take their middle
     return float(edges[1:-1][plateau].mean())

@@ -19,12 +19,17 @@ Augment = Callable[[torch.Tensor, Sequence[tuple[int, int]]], tuple[torch.Tensor
 
 
 def preview(
-    scans: Sequence[tuple[str, str | os.PathLike[str]]], recipe: Recipe, augment: Augment | None, path: str | os.PathLike[str], *, n_augmented: int = 3
+    scans: Sequence[tuple[str, str | os.PathLike[str]]],
+    recipe: Recipe,
+    augment: Augment | None,
+    path: str | os.PathLike[str],
+    *,
+    n_augmented: int = 3,
 ) -> None:
     """Draw scans as they are in the file, prepared, and augmented a few times.
 
-    Anterior is to the right of a sagittal picture; coronal and axial ones show the patient's left on the right-hand side
-    (neurological view), superior and anterior up. Sparse volumes (arteries) are shown as maximum projections.
+    Anterior is to the right of a sagittal picture; coronal and axial ones show the patient's left on the right-hand
+    side (neurological view), superior and anterior up. Sparse volumes (arteries) are shown as maximum projections.
 
     Args:
         scans: Pairs of a title and a path.
@@ -46,13 +51,24 @@ def preview(
     for index, (title, file) in enumerate(scans):
         volume = read(file, nonfinite=recipe.prepare.nonfinite)
         prepared = prepare(volume, recipe.prepare)
-        shown = [("original", volume.data[0], volume.spacing_mm), ("prepared", prepared.data[0], recipe.prepare.spacing)]
+        shown = [
+            ("original", volume.data[0], volume.spacing_mm),
+            ("prepared", prepared.data[0], recipe.prepare.spacing),
+        ]
         if augment is not None:
             batch = torch.from_numpy(prepared.data)[None].expand(n_augmented, -1, -1, -1, -1).contiguous()
             augmented, _ = augment(batch, [(epoch, index) for epoch in range(n_augmented)])
-            shown += [(f"augmented {number + 1}", scan[0].numpy(), recipe.prepare.spacing) for number, scan in enumerate(augmented)]
+            shown += [
+                (f"augmented {number + 1}", scan[0].numpy(), recipe.prepare.spacing)
+                for number, scan in enumerate(augmented)
+            ]
         for column, (name, data, spacing) in enumerate(shown):
-            _draw(panels[3 * index : 3 * index + 3, column], data, spacing, f"{title}\n{name}" if column == 0 else f"\n{name}")
+            _draw(
+                panels[3 * index : 3 * index + 3, column],
+                data,
+                spacing,
+                f"{title}\n{name}" if column == 0 else f"\n{name}",
+            )
     with atomic_path(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
 
@@ -65,6 +81,14 @@ def _draw(panels: np.ndarray, data: np.ndarray, spacing: tuple[float, float, flo
     for axis, panel in enumerate(panels):
         picture = data.max(axis=axis) if sparse else np.take(data, data.shape[axis] // 2, axis=axis)
         rows, columns = (spacing[other] for other in (2, 1, 0) if other != axis)
-        panel.imshow(picture.T, origin="lower", cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=rows / columns, interpolation="nearest")
+        panel.imshow(
+            picture.T,
+            origin="lower",
+            cmap="gray",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            aspect=rows / columns,
+            interpolation="nearest",
+        )
         panel.set_axis_off()
     panels[0].set_title(title, color="white", fontsize=9)

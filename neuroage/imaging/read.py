@@ -19,7 +19,8 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 SUFFIXES = NIBABEL_SUFFIXES + ITK_SUFFIXES
 
-# Analyze 7.5 `orient` byte -> orientation of the stored axes (Mayo Clinic, Analyze 7.5 file format; ITK reads it the same way).
+# Analyze 7.5 `orient` byte -> orientation of the stored axes (Mayo Clinic, Analyze 7.5 file format; ITK reads it the
+# same way).
 ANALYZE_ORIENT = {0: "LAS", 1: "LSA", 2: "ASL"}
 
 
@@ -53,19 +54,22 @@ class Volume:
 def read(path: str | os.PathLike[str], *, nonfinite: str = "refuse") -> Volume:
     """Read one scan: NIfTI, Analyze, MGZ, NRRD, MetaImage or a folder with one DICOM series.
 
-    Axes are permuted and flipped to the nearest RAS+ orientation, never interpolated: an oblique scan keeps its oblique affine.
-    A 4-D file with one volume is taken as 3-D. Intensities are the scaled ones (`scl_slope`, rescale slope).
+    Axes are permuted and flipped to the nearest RAS+ orientation, never interpolated: an oblique scan keeps its
+    oblique affine. A 4-D file with one volume is taken as 3-D. Intensities are the scaled ones (`scl_slope`, rescale
+    slope).
 
     Args:
         path: The file, or the folder that holds a DICOM series.
-        nonfinite: "refuse" raises on NaN or infinite voxels; "zero" sets them to 0, as tools that write NaN outside the brain intend.
+        nonfinite: "refuse" raises on NaN or infinite voxels; "zero" sets them to 0, as tools that write NaN outside
+            the brain intend.
 
     Returns:
         The volume, data (1, I, J, K) float32 with an RAS+ affine.
 
     Raises:
         UsageError: The path does not exist or its format is not known.
-        DataError: The content is broken: truncated, wrong header, all voxels equal, NaN, several volumes, colour, one slice.
+        DataError: The content is broken: truncated, wrong header, all voxels equal, NaN, several volumes, colour, one
+            slice.
     """
     path = Path(path)
     if not path.exists():
@@ -93,7 +97,9 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # the readers raise dozens of types for a broken file; all mean the same to a user
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
-            f"{path}: cannot be read ({reason})", expected="a whole, valid image file", fix="Copy or export the file again."
+            f"{path}: cannot be read ({reason})",
+            expected="a whole, valid image file",
+            fix="Copy or export the file again.",
         ) from error
     raise UsageError(
         f"{path}: unknown image format", expected=f"one of {', '.join(SUFFIXES)} or a folder with a DICOM series"
@@ -106,15 +112,17 @@ def _load_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if path.stat().st_size < 1024:
         text = path.read_bytes()
         if b"git-lfs" in text or b"annex" in text:
-            raise DataError(f"{path}: a git-annex or LFS pointer, not the image", fix="Fetch the content (git annex get, git lfs pull).")
+            raise DataError(
+                f"{path}: a git-annex or LFS pointer, not the image",
+                fix="Fetch the content (git annex get, git lfs pull).",
+            )
     image: Any
-    if path.name.lower().endswith((".nii.gz", ".mgz")):
-        image = _image_of_compressed(path)
-    else:
-        image = nib.load(path)
+    image = _image_of_compressed(path) if path.name.lower().endswith((".nii.gz", ".mgz")) else nib.load(path)
     data = np.asanyarray(image.dataobj)
     if data.dtype.names or np.iscomplexobj(data):
-        raise DataError(f"{path}: holds {'colour' if data.dtype.names else 'complex'} voxels", expected="one real number a voxel")
+        raise DataError(
+            f"{path}: holds {'colour' if data.dtype.names else 'complex'} voxels", expected="one real number a voxel"
+        )
     return data, _affine_of(image)
 
 
@@ -161,12 +169,16 @@ def _load_dicom_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     names = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not names:
-        raise DataError(f"{folder}: holds no DICOM series", expected="a folder with the slices of one series, or an image file")
+        raise DataError(
+            f"{folder}: holds no DICOM series", expected="a folder with the slices of one series, or an image file"
+        )
     series = {name: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), name) for name in names}
     if len(series) > 1:
         sizes = ", ".join(str(len(files)) for files in series.values())
         raise DataError(
-            f"{folder}: holds {len(series)} DICOM series ({sizes} slices)", expected="one series in a folder", fix="Put each series into its own folder."
+            f"{folder}: holds {len(series)} DICOM series ({sizes} slices)",
+            expected="one series in a folder",
+            fix="Put each series into its own folder.",
         )
     return _from_itk(sitk.ReadImage(next(iter(series.values()))), folder)
 
@@ -191,7 +203,11 @@ def _one_volume(data: np.ndarray, path: Path) -> np.ndarray:
         data = data[..., 0]
     if data.ndim != 3:
         shape = "×".join(map(str, data.shape))
-        raise DataError(f"{path}: {data.ndim}-D image of {shape}", expected="one 3-D volume", fix="Extract one volume from the series.")
+        raise DataError(
+            f"{path}: {data.ndim}-D image of {shape}",
+            expected="one 3-D volume",
+            fix="Extract one volume from the series.",
+        )
     if min(data.shape) < 2:
         raise DataError(f"{path}: a single slice ({'×'.join(map(str, data.shape))})", expected="a 3-D volume")
     return data
@@ -201,7 +217,10 @@ def _sound_affine(affine: np.ndarray, path: Path) -> np.ndarray:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
     if not volume > 1e-3 * spacing.prod() > 0:
-        raise DataError(f"{path}: the header gives no valid geometry (voxel size {np.round(spacing, 3).tolist()} mm)", expected="an invertible affine")
+        raise DataError(
+            f"{path}: the header gives no valid geometry (voxel size {np.round(spacing, 3).tolist()} mm)",
+            expected="an invertible affine",
+        )
     return np.asarray(affine, dtype=np.float64)
 
 

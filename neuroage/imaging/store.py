@@ -1,8 +1,8 @@
 """Prepared volumes on disk: each scan is prepared once, kept compactly, and memory-mapped ever after.
 
-A stored volume is keyed by the identity of its file (path, size, time of change) and by the preparation, so a changed scan or
-recipe is prepared anew and an unchanged one never is. Files appear whole or not at all; two processes that prepare the same
-scan at once leave one whole copy.
+A stored volume is keyed by the identity of its file (path, size, time of change) and by the preparation, so a changed
+scan or recipe is prepared anew and an unchanged one never is. Files appear whole or not at all; two processes that
+prepare the same scan at once leave one whole copy.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def prepare_scans(
 ) -> PreparedCohort:
     """Prepare every scan that is not stored yet, several at a time.
 
-    A scan that cannot be prepared is left out with its reason. Threads suffice: reading, resampling and statistics run outside of
-    Python's lock.
+    A scan that cannot be prepared is left out with its reason. Threads suffice: reading, resampling and statistics
+    run outside of Python's lock.
 
     Args:
         scans: Scans with paths.
@@ -171,7 +171,9 @@ def prepare_scans(
         DataError: More than the stated share of scans failed, or all did.
     """
     result = PreparedCohort()
-    threads = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    threads = threads or len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     _one_itk_thread_each(threads)
     with ThreadPoolExecutor(threads) as pool:
         jobs = {pool.submit(_prepare_scan, scan, recipe, store): scan.scan_id for scan in scans}
@@ -209,7 +211,8 @@ def _one_itk_thread_each(threads: int) -> None:
 def _refuse_too_many_failures(failures: dict[str, str], n_scans: int, max_failed_share: float) -> None:
     if failures and (len(failures) > max_failed_share * n_scans or len(failures) == n_scans):
         raise DataError(
-            f"{len(failures)} of {n_scans} scans could not be prepared ({len(failures) / n_scans:.0%}):\n" + listed(failures.values()),
+            f"{len(failures)} of {n_scans} scans could not be prepared ({len(failures) / n_scans:.0%}):\n"
+            + listed(failures.values()),
             expected=f"at most {max_failed_share:.0%}",
             fix="Mend or remove these scans, or raise --max-failed-share.",
         )

@@ -1,4 +1,4 @@
-"""Plain TorchIO transforms as augmentation: one scan at a time on the CPU, with the same keyed draws as the batched steps."""
+"""Plain TorchIO transforms as augmentation: scan by scan on the CPU, draws keyed as in the batched steps."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ def torchio_transform(name: str, options: dict[str, Any]) -> Any:
 
     from neuroage.imaging import torchio_steps
 
-    found = next((kind for kind in (vars(torchio_steps).get(name), vars(tio).get(name)) if isinstance(kind, type)), None)
+    found = next(
+        (kind for kind in (vars(torchio_steps).get(name), vars(tio).get(name)) if isinstance(kind, type)), None
+    )
     if found is None or not issubclass(found, tio.Transform):
-        names = sorted(key for key, kind in vars(tio).items() if isinstance(kind, type) and issubclass(kind, tio.Transform))
+        names = sorted(
+            key for key, kind in vars(tio).items() if isinstance(kind, type) and issubclass(kind, tio.Transform)
+        )
         raise UsageError(f"TorchIO has no transform {name!r}", expected=did_you_mean(name, names))
     try:
         return found(**options)

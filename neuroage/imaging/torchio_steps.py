@@ -1,8 +1,8 @@
 """The augmentation steps as TorchIO transforms: drop them into any `tio.Compose` in the place of TorchIO's own.
 
 Constructors, distributions, random draws (the same torch seed draws the same parameters), history, inverses, and the
-handling of label maps are TorchIO's: each class inherits TorchIO's class and replaces the arithmetic. `RandomBiasField` for
-`tio.RandomBiasField` is the replacement that changes how long an epoch takes.
+handling of label maps are TorchIO's: each class inherits TorchIO's class and replaces the arithmetic.
+`RandomBiasField` for `tio.RandomBiasField` is the replacement that changes how long an epoch takes.
 
     import torchio as tio
     from neuroage.imaging import torchio_steps as fast
@@ -10,7 +10,8 @@ handling of label maps are TorchIO's: each class inherits TorchIO's class and re
     augment = tio.Compose([fast.RandomAffine(degrees=10), tio.RandomFlip(), fast.RandomBiasField(p=0.5)])
 
 A subject's history finds a transform by the bare name of its class. The recorded classes are therefore called
-`NeuroageBiasField` and so on (and also stand here as `BiasField`): history made by TorchIO's own transforms stays TorchIO's.
+`NeuroageBiasField` and so on (and also stand here as `BiasField`): history made by TorchIO's own transforms stays
+TorchIO's.
 
 This is the only module that needs TorchIO; training on prepared volumes imports neither it nor SimpleITK.
 """
@@ -30,7 +31,6 @@ from neuroage.imaging.augment import binning as _binning
 from neuroage.imaging.augment.affine import rotation
 from neuroage.imaging.augment.bias_field import multiply_by_field
 from neuroage.imaging.augment.gamma import raise_to_power
-from neuroage.imaging.augment.noise import add_noise
 from neuroage.imaging.augment.resample import resample_affine
 
 __all__ = [
@@ -58,7 +58,8 @@ class NeuroageBiasField(tio.BiasField):
     """Multiply by a bias field: TorchIO's `BiasField`, equal to 1e-5 for the same coefficients, evaluated axis by axis.
 
     Args:
-        coefficients: One number for each term of the polynomial in TorchIO's order, or a dict of such lists by image name.
+        coefficients: One number for each term of the polynomial in TorchIO's order, or a dict of such lists by image
+        name.
         order: Highest total order, or a dict by image name.
         **kwargs: TorchIO's: p, copy, include, exclude, keep, …
 
@@ -94,8 +95,8 @@ class RandomBiasField(tio.RandomBiasField):
 class NeuroageAffine(tio.Affine):
     """Rotate, scale and shift by one interpolation: TorchIO's `Affine`, equal to 1e-3 of the range in every voxel.
 
-    Any orientation and spacing, label maps by the nearest voxel. Interpolations other than `linear` for images and `nearest`
-    for labels are handed to TorchIO.
+    Any orientation and spacing, label maps by the nearest voxel. Interpolations other than `linear` for images and
+    `nearest` for labels are handed to TorchIO.
 
     Args:
         scales: One for each axis of the world; 2 makes things look twice as large.
@@ -130,13 +131,14 @@ class NeuroageAffine(tio.Affine):
         if image.is_2d():
             scales[2], degrees[:2] = 1, 0
         centre = np.asarray(image.get_center()) if self.use_image_center else np.zeros(3)
-        inverse = rotation(degrees).T
-        world = np.eye(4)
+        inverse = rotation(degrees.tolist()).T
+        world: Any = np.eye(4)
         world[:3, :3] = inverse / scales
         world[:3, 3] = centre - world[:3, :3] @ centre - inverse @ np.asarray(self.translation, dtype=float)
         if self.invert_transform:
             world = np.linalg.inv(world)
-        return np.linalg.inv(image.affine) @ world @ image.affine
+        matrix: np.ndarray = np.linalg.inv(image.affine) @ world @ image.affine
+        return matrix
 
     def _outside(self, channel: torch.Tensor, image: tio.Image) -> float:
         if isinstance(image, tio.LabelMap):
@@ -152,28 +154,26 @@ class RandomAffine(tio.RandomAffine):
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Draw one movement for the subject and apply it to every image."""
         drawn = self.get_params(self.scales, self.degrees, self.translation, self.isotropic)
-        scales, degrees, translation = (tuple(float(number) for number in numbers) for numbers in drawn)
-        options = ("center", "default_pad_value", "default_pad_label", "image_interpolation", "label_interpolation", "check_shape")
-        transform = Affine(
-            scales=scales,
-            degrees=degrees,
-            translation=translation,
-            **{option: getattr(self, option) for option in options},
-            **self._get_base_args(),
-        )
-        return _apply_recorded(transform, subject)
+        options: dict[str, Any] = {
+            name: tuple(float(number) for number in numbers)
+            for name, numbers in zip(("scales", "degrees", "translation"), drawn, strict=True)
+        }
+        shared = ("center", "default_pad_value", "default_pad_label", "check_shape")
+        for name in (*shared, "image_interpolation", "label_interpolation"):
+            options[name] = getattr(self, name)
+        return _apply_recorded(Affine(**_with_base(self, options)), subject)
 
 
 class NeuroageNoise(tio.Noise):
-    """Add Gaussian noise: TorchIO's `Noise`, the same noise for the same seed, without touching torch's global state."""
+    """Add Gaussian noise: TorchIO's `Noise`, the same noise for the same seed; torch's global state is left alone."""
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Add noise to every intensity image; label maps stay."""
-        sign = -1.0 if self.invert_transform else 1.0
         for name, image in self.get_images_dict(subject).items():
-            mean, std = (sign * self.get_parameter(value, name) for value in (self.noise_mean, self.noise_std))
-            data, out = _float_data(self, image)
-            image.set_data(add_noise(data, std, self.get_parameter(self.seed, name), mean=mean, out=out))
+            mean, std = (self.get_parameter(value, name) for value in (self.noise_mean, self.noise_std))
+            generator = torch.Generator().manual_seed(self.get_parameter(self.seed, name))
+            noise = torch.randn(image.shape, generator=generator).mul_(std).add_(mean)
+            image.set_data(image.data - noise if self.invert_transform else image.data + noise)
         return subject
 
 
@@ -186,8 +186,11 @@ class RandomNoise(tio.RandomNoise):
         if not names:
             return subject
         drawn = {name: self.get_params(self.mean_range, self.std_range) for name in names}
-        mean, std, seed = ({name: values[place] for name, values in drawn.items()} for place in range(3))
-        return _apply_recorded(Noise(mean=mean, std=std, seed=seed, **self._get_base_args()), subject)
+        options: dict[str, Any] = {
+            option: {name: values[place] for name, values in drawn.items()}
+            for place, option in enumerate(("mean", "std", "seed"))
+        }
+        return _apply_recorded(Noise(**_with_base(self, options)), subject)
 
 
 class NeuroageGamma(tio.Gamma):
@@ -198,7 +201,7 @@ class NeuroageGamma(tio.Gamma):
         if self.invert_transform:
             return super().apply_transform(subject)
         for name, image in self.get_images_dict(subject).items():
-            gamma = self.get_parameter(self.gamma, name)
+            gamma: Any = self.get_parameter(self.gamma, name)
             gammas = list(gamma) if isinstance(gamma, Sequence) else [gamma] * len(image.data)
             data, out = _float_data(self, image)
             raise_to_power(data[:, None], gammas, out=out[:, None])
@@ -214,7 +217,9 @@ class RandomGamma(tio.RandomGamma):
         images = self.get_images_dict(subject)
         if not images:
             return subject
-        drawn = {name: [self.get_params(self.log_gamma_range) for _ in image.data] for name, image in images.items()}
+        drawn: dict[str, Any] = {
+            name: [float(self.get_params(self.log_gamma_range)) for _ in image.data] for name, image in images.items()
+        }
         return _apply_recorded(Gamma(gamma=drawn, **self._get_base_args()), subject)
 
 
@@ -246,7 +251,9 @@ class Binning(IntensityTransform):
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Bin every intensity image, each channel on its own; label maps stay."""
         for name, image in self.get_images_dict(subject).items():
-            options = {option: self.get_parameter(getattr(self, option), name) for option in self.args_names}
+            options: dict[str, Any] = {
+                option: self.get_parameter(getattr(self, option), name) for option in self.args_names
+            }
             data, out = _float_data(self, image)
             for channel, binned in zip(data, out, strict=True):
                 _binning.bin_intensities(channel, **options, out=binned)
@@ -271,7 +278,7 @@ class RandomBinning(RandomTransform, IntensityTransform):
         threshold: tuple[float, float] = (0.5, 0.95),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self.ranges = _binning.Binning.model_validate(
             {"p": 1, "methods": list(methods), "levels": tuple(levels), "threshold": tuple(threshold)}
         )
@@ -281,10 +288,15 @@ class RandomBinning(RandomTransform, IntensityTransform):
         names = self.get_images_dict(subject)
         if not names:
             return subject
-        unused = {"levels": self.ranges.levels[0], "threshold": self.ranges.threshold[0]}
-        drawn = {name: unused | self.ranges.draw(np.random.default_rng(self._get_random_seed()), (1, 1, 1)) for name in names}
-        options = {option: {name: values[option] for name, values in drawn.items()} for option in ("method", *unused)}
-        return _apply_recorded(Binning(**options, **self._get_base_args()), subject)
+        unused: dict[str, Any] = {"levels": self.ranges.levels[0], "threshold": self.ranges.threshold[0]}
+        drawn = {name: unused | self.ranges.draw(self._generator(), (1, 1, 1)) for name in names}
+        options: dict[str, Any] = {
+            option: {name: values[option] for name, values in drawn.items()} for option in ("method", *unused)
+        }
+        return _apply_recorded(Binning(**_with_base(self, options)), subject)
+
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng(self._get_random_seed())
 
 
 BiasField, Affine, Noise, Gamma = NeuroageBiasField, NeuroageAffine, NeuroageNoise, NeuroageGamma
@@ -297,9 +309,14 @@ def _float_data(transform: tio.Transform, image: tio.Image) -> tuple[torch.Tenso
     return data, data if in_place else torch.empty_like(data, memory_format=torch.contiguous_format)
 
 
+def _with_base(transform: tio.Transform, options: dict[str, Any]) -> dict[str, Any]:
+    """Add what every TorchIO transform takes (include, exclude, copy, …), as set on the random transform."""
+    return options | transform._get_base_args()
+
+
 def _apply_recorded(transform: tio.Transform, subject: tio.Subject) -> tio.Subject:
-    """Apply what a random transform drew, and enter it in the subject's history, without a second copy of the subject."""
+    """Apply what a random transform drew and enter it in the subject's history; the subject is not copied again."""
     transformed = transform.apply_transform(subject)
     if transform.parse_input:
-        transformed.add_transform(transform, transform._get_reproducing_arguments())
+        transformed.add_transform(transform, transform._get_reproducing_arguments())  # type: ignore[no-untyped-call]
     return transformed

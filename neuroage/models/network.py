@@ -13,7 +13,6 @@ from neuroage.models.options import check_options
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.recipe_text import Problem
 
-
 ADAPTIVE_AVERAGE_POOL = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 
 
@@ -34,9 +33,16 @@ class Network(nn.Module):
     input_std: Tensor
 
     def __init__(
-        self, backbone: nn.Module, *, pool: str, grid: tuple[int, ...], hidden: tuple[int, ...], dropout: float, n_outputs: int,
+        self,
+        backbone: nn.Module,
+        *,
+        pool: str,
+        grid: tuple[int, ...],
+        hidden: tuple[int, ...],
+        dropout: float,
+        n_outputs: int,
         input_size: tuple[int, ...] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pool, self.grid = pool, grid
@@ -52,7 +58,7 @@ class Network(nn.Module):
         self.head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(n_features, n_outputs))
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (B, C, *spatial) → pooled features (B, F), float32: sums over thousands of voxels are kept in full precision."""
+        """Images (B, C, *spatial) → pooled features (B, F); sums over voxels are in float32."""
         if self.standardised:
             images = (images - self.input_mean) / self.input_std
         maps = self.backbone(images)
@@ -96,15 +102,20 @@ def build_network(recipe: Recipe, *, spatial_dims: int, in_channels: int, n_outp
         torch.manual_seed(recipe.seed)
         backbone = build(spatial_dims=spatial_dims, in_channels=in_channels, **options)
         network = Network(
-            backbone, pool=recipe.pool, grid=recipe.pool_grid, hidden=recipe.head.hidden, dropout=recipe.head.dropout, n_outputs=n_outputs,
+            backbone,
+            pool=recipe.pool,
+            grid=recipe.pool_grid,
+            hidden=recipe.head.hidden,
+            dropout=recipe.head.dropout,
+            n_outputs=n_outputs,
             input_size=recipe.prepare.size if recipe.standardise == "voxelwise" else None,
-        )  # fmt: skip
+        )
         initialise(network, recipe.init)
     return network
 
 
 def initialise(network: nn.Module, init: str) -> None:
-    """Draw the weights of convolutions and linear layers anew: xavier (Glorot 2010) or he (He 2015); default leaves them."""
+    """Draw weights anew: xavier (Glorot 2010) or he (He 2015); default leaves them as they are."""
     draw = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_normal_}.get(init)
     if draw is None:
         return

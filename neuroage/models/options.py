@@ -16,7 +16,8 @@ def options_of(build: Callable[..., Any], *, without: Collection[str] = ()) -> t
     """Make a pydantic model of a callable's keyword arguments.
 
     Args:
-        build: A function or class; annotations (with pydantic `Field` limits) and defaults are taken from its signature.
+        build: A function or class; annotations (with pydantic `Field` limits) and defaults are taken from its
+            signature.
         without: Arguments that the caller fills in, which are no options.
     """
     hints = typing.get_type_hints(build.__init__ if inspect.isclass(build) else build, include_extras=True)
@@ -28,7 +29,9 @@ def options_of(build: Callable[..., Any], *, without: Collection[str] = ()) -> t
     return create_model(f"{build.__name__}_options", __config__=ConfigDict(extra="forbid"), **fields)
 
 
-def check_options(build: Callable[..., Any], options: dict[str, Any], key: str, *, without: Collection[str] = ()) -> tuple[dict[str, Any], list[Problem]]:
+def check_options(
+    build: Callable[..., Any], options: dict[str, Any], key: str, *, without: Collection[str] = ()
+) -> tuple[dict[str, Any], list[Problem]]:
     """Check options against a signature.
 
     Args:

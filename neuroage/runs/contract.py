@@ -18,7 +18,8 @@ class InputContract:
         spacing_mm, size: The prepared grid.
         orientation: Axes of the prepared grid.
         native_spacing_mm: Smallest and largest voxel size seen in the files, along each axis, millimetres.
-        intensity: For each prepared statistic (mean, std, foreground_share): 1st, 50th and 99th percentile over training scans.
+        intensity: For each prepared statistic (mean, std, foreground_share): 1st, 50th and 99th percentile over
+            training scans.
         age_years: Youngest, mean and oldest training age.
         n_scans: Number of training scans.
     """
@@ -34,7 +35,12 @@ class InputContract:
 
     @classmethod
     def of(
-        cls, modality: str, spacing_mm: Sequence[float], size: Sequence[int], records: Sequence[dict[str, Any]], ages: np.ndarray
+        cls,
+        modality: str,
+        spacing_mm: Sequence[float],
+        size: Sequence[int],
+        records: Sequence[dict[str, Any]],
+        ages: np.ndarray,
     ) -> InputContract:
         """Summarise the preparation records (one a training scan) and ages (years)."""
         spacings = np.asarray([record["native_spacing_mm"] for record in records])

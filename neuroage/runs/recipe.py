@@ -1,8 +1,8 @@
 """The recipe: everything that decides a training, in one YAML.
 
-Sections mirror the road of a scan: `prepare` → `augment` → `backbone`, `pool`, `head` → `task` → `optim`, `training` → `predict`.
-Options of a backbone, a task or an augmentation step belong to the place that implements it and are checked there, with the
-same report; see `Recipe.complain`.
+Sections mirror the road of a scan: `prepare` → `augment` → `backbone`, `pool`, `head` → `task` → `optim`, `training`
+→ `predict`. Options of a backbone, a task or an augmentation step belong to the place that implements it and are
+checked there, with the same report; see `Recipe.complain`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from neuroage.errors import UsageError
 from neuroage.files import digest_text, write_text
 from neuroage.runs.recipe_text import Problem, apply_overrides, problems_of, read_yaml, report
 
@@ -44,10 +43,12 @@ class Binning(Section):
     """Reduce intensities to a few levels; two levels make a binary volume.
 
     Attributes:
-        method: equal_width or quantile (`levels` of them), or two levels split at a threshold, a percentile or Otsu's threshold.
+        method: equal_width or quantile (`levels` of them), or two levels split at a threshold, a percentile or Otsu's
+            threshold.
         levels: Number of levels for equal_width and quantile.
         at: The threshold (in scaled intensities, or file units when native) or the percentile (0–100).
-        native: Bin on the scan's own grid before resampling, so that thin vessels survive as fractions of coarse voxels.
+        native: Bin on the scan's own grid before resampling, so that thin vessels survive as fractions of coarse
+            voxels.
     """
 
     method: Literal["equal_width", "quantile", "threshold", "percentile", "otsu"] = "equal_width"
@@ -73,7 +74,8 @@ class Prepare(Section):
     Attributes:
         spacing_mm: Voxel size of the prepared volume in millimetres, one number or one per axis (R, A, S).
         size: Voxels of the prepared volume along R, A and S.
-        centre: What the field of view is centred on: the middle of the `head`, or of the `image` grid (for registered scans).
+        centre: What the field of view is centred on: the middle of the `head`, or of the `image` grid (for registered
+            scans).
         labels: The scan is a label map or mask: every voxel above 0 becomes 1, the rest 0, before resampling.
         nonfinite: `refuse` scans with NaN, or read NaN as `zero`.
         intensity: zscore, percentile (0–1 between the clip percentiles), mean (divide by it) or none.
@@ -90,7 +92,10 @@ class Prepare(Section):
     nonfinite: Literal["refuse", "zero"] = "refuse"
     intensity: Literal["zscore", "percentile", "mean", "none"] = "zscore"
     foreground: Literal["above_mean", "nonzero", "all"] = "above_mean"
-    clip_percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] | None = (0.5, 99.5)
+    clip_percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] | None = (
+        0.5,
+        99.5,
+    )
     binning: Binning | None = None
     store_as: Literal["uint8", "float16", "float32"] = "uint8"
 
@@ -134,12 +139,14 @@ class Optim(Section):
         lr: Highest learning rate.
         weight_decay: Decoupled weight decay; norms and biases are left out of it.
         momentum: First-moment coefficient: β1 of AdamW, momentum of SGD.
-        schedule: constant, cosine (to `final_lr`), one_cycle (up to lr in the first 30 %, down to final_lr), exponential
-            (to `final_lr`), or plateau (×0.3 when the inner MAE, or the training loss, has not improved for `plateau_epochs`).
+        schedule: constant, cosine (to `final_lr`), one_cycle (up to lr in the first 30 %, down to final_lr),
+            exponential (to `final_lr`), or plateau (×0.3 when the inner MAE, or the training loss, has not improved for
+            `plateau_epochs`).
         warmup_epochs: Linear rise from 0 to `lr`; one_cycle has its own.
         final_lr: Where the schedule ends, as a share of `lr`.
         plateau_epochs: Patience of the plateau schedule, in epochs.
-        ema: Decay a step of the exponential moving average of the weights (and norm statistics) that is scored and saved; null: off.
+        ema: Decay a step of the exponential moving average of the weights (and norm statistics) that is scored and
+            saved; null: off.
         clip_norm: Gradients are scaled down to this norm; null: off.
         accumulate: A batch goes through the network in this many parts, which needs that much less memory.
     """
@@ -166,10 +173,11 @@ class Training(Section):
         precision: auto (a short probe on this machine decides between fp32 and bf16/fp16), fp32, bf16 or fp16.
         select: Which weights are kept: `last` (fixed length), `inner` (best MAE on an inner, age-stratified part of the
             training subjects) or `validation` (best on the validation set; every figure then says so).
-        inner_fraction: Share of the training subjects held out inside training; needed by `select: inner` and `patience`.
+        inner_fraction: Share of the training subjects held out inside training; needed by `select: inner` and
+            `patience`.
         patience: Stop when the inner MAE has not improved for this many epochs; null: never.
-        age_balance: 0 shows every scan once an epoch; above 0, scans are drawn in proportion to the density of their age to the
-            power −age_balance, so that 1 makes every age equally frequent. Rare ages then weigh more.
+        age_balance: 0 shows every scan once an epoch; above 0, scans are drawn in proportion to the density of their
+            age to the power −age_balance, so that 1 makes every age equally frequent. Rare ages then weigh more.
         train_eval_scans: Training scans, at most, on which MAE without augmentation is logged every epoch; 0: none.
     """
 
@@ -209,9 +217,11 @@ class Recipe(Section):
         prepare: What is done to every scan once.
         augment: Steps applied to training batches, in order: `{step: flip, p: 0.5}`, or `{torchio: RandomMotion, …}`.
         backbone: The feature extractor and its options.
-        standardise: `voxelwise` subtracts, voxel by voxel, the mean of the training scans and divides by their standard deviation
-            (for scans on one common grid; the input size is then fixed); `none` takes intensities as prepared.
-        pool: How the features of all positions become one vector: average, max, average_max (both, concatenated), or grid, which
+        standardise: `voxelwise` subtracts, voxel by voxel, the mean of the training scans and divides by their
+            standard deviation (for scans on one common grid; the input size is then fixed); `none` takes intensities
+            as prepared.
+        pool: How the features of all positions become one vector: average, max, average_max (both, concatenated), or
+            grid, which
             keeps coarse position: averages over the cells of `pool_grid`, concatenated.
         pool_grid: Cells along each axis for `pool: grid`.
         head: Layers after pooling.
@@ -258,7 +268,9 @@ class Recipe(Section):
         return cls.from_dict(apply_overrides(content, overrides, lines), source=str(path), lines=lines)
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any], *, source: str = "recipe", lines: dict[str, int] | None = None) -> Recipe:
+    def from_dict(
+        cls, content: dict[str, Any], *, source: str = "recipe", lines: dict[str, int] | None = None
+    ) -> Recipe:
         """Check a nested dictionary and make a recipe of it; errors as in `load`."""
         try:
             recipe = cls.model_validate(content)
@@ -274,7 +286,7 @@ class Recipe(Section):
         return type(self).from_dict(content, source=self._source, lines=lines)
 
     def complain(self, problems: list[Problem]) -> None:
-        """Raise one UsageError for problems that other rooms found in this recipe, with its lines; nothing when empty."""
+        """Raise one UsageError for problems that others found in this recipe, with its lines; nothing when empty."""
         if problems:
             raise report(problems, self._source, self._lines)
 

@@ -52,7 +52,10 @@ def _note_lines(node: Any, prefix: str, lines: dict[str, int], path: Path) -> No
         for key, value in node.value:
             name = f"{prefix}{key.value}"
             if name in lines:
-                raise UsageError(f"{path}, line {key.start_mark.line + 1}: `{name}` stands here and in line {lines[name]}", fix="Keep one.")
+                raise UsageError(
+                    f"{path}, line {key.start_mark.line + 1}: `{name}` stands here and in line {lines[name]}",
+                    fix="Keep one.",
+                )
             lines[name] = key.start_mark.line + 1
             _note_lines(value, f"{name}.", lines, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -64,7 +67,8 @@ def _note_lines(node: Any, prefix: str, lines: dict[str, int], path: Path) -> No
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str], lines: dict[str, int]) -> dict[str, Any]:
     """Give a copy of `content` with each `a.b=value` set; the value is read as YAML, numbers index lists.
 
-    A `.name` that changes drops the options of the former choice, which belong to it. Overridden keys lose their line in `lines`.
+    A `.name` that changes drops the options of the former choice, which belong to it. Overridden keys lose their line
+    in `lines`.
 
     Raises:
         UsageError: An override without `=`, or a path through something that is no mapping or list.
@@ -121,7 +125,9 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: str = ""
         if found["type"] == "extra_forbidden":
             parent = _model_at(model, location[:-1])
             keys = list(parent.model_fields) if parent else []
-            problems.append(Problem(prefix + ".".join(location), f"no such key; expected {did_you_mean(location[-1], keys)}"))
+            problems.append(
+                Problem(prefix + ".".join(location), f"no such key; expected {did_you_mean(location[-1], keys)}")
+            )
             continue
         # Unions report one finding per alternative, under names that are no keys of the recipe.
         keys = [part for part in location if part.isdigit() or part.isidentifier()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -45,11 +46,22 @@ class Run:
         run = cls(folder)
         if not run.exists:
             there = "is no run folder (it has no run.json)" if run.folder.exists() else "does not exist"
-            raise UsageError(f"{run.folder} {there}", fix="List runs with `neuroage runs DIR`, or train one with `neuroage train`.")
+            raise UsageError(
+                f"{run.folder} {there}", fix="List runs with `neuroage runs DIR`, or train one with `neuroage train`."
+            )
         return run
 
     @classmethod
-    def create(cls, folder: str | os.PathLike[str], recipe: Recipe, cohort: Cohort, split: Split, *, fold: int, member: str = "") -> Run:
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        recipe: Recipe,
+        cohort: Cohort,
+        split: Split,
+        *,
+        fold: int,
+        member: str = "",
+    ) -> Run:
         """Begin a run: write recipe, cohort, split and environment, each with its digest.
 
         Args:
@@ -75,9 +87,15 @@ class Run:
         write_json(run._path("environment.json"), environment())
         # Written last: a folder with run.json has everything that resuming needs.
         run.update(
-            status="training", fold=fold, member=member, neuroage=neuroage.__version__, started=now(),
-            recipe_digest=recipe.digest, cohort_digest=cohort.digest, split_digest=split.digest,
-        )  # fmt: skip
+            status="training",
+            fold=fold,
+            member=member,
+            neuroage=neuroage.__version__,
+            started=now(),
+            recipe_digest=recipe.digest,
+            cohort_digest=cohort.digest,
+            split_digest=split.digest,
+        )
         return run
 
     @classmethod
@@ -198,7 +216,9 @@ class Run:
 
     def save_baselines(self, tables: dict[str, pd.DataFrame]) -> None:
         """Write the baselines' predictions, one table with a column `model`."""
-        save_predictions(pd.concat([table.assign(model=name) for name, table in tables.items()]), self._path("baselines.csv"))
+        save_predictions(
+            pd.concat([table.assign(model=name) for name, table in tables.items()]), self._path("baselines.csv")
+        )
 
     @property
     def contract(self) -> InputContract:
@@ -208,6 +228,25 @@ class Run:
     def save_contract(self, contract: InputContract) -> None:
         """Write the input contract."""
         write_json(self._path("contract.json"), contract.to_dict())
+
+    def copy_to(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the whole run; the new folder appears when everything is in it.
+
+        Raises:
+            UsageError: The folder exists.
+        """
+        target = Path(folder)
+        if target.exists():
+            raise UsageError(f"{target} exists", fix="Choose a new folder.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.parent / f".{target.name}.{os.getpid()}.tmp"
+        try:
+            shutil.copytree(self.folder, partial)
+            os.replace(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return target
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -236,7 +275,12 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    machine = {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
+    machine = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+    }
     return {**machine, "packages": versions}
 
 

@@ -15,7 +15,7 @@ from neuroage.runs.seeds import child_seed
 
 
 class Augmentation(Protocol):
-    """Augments a batch: images (B, C, *spatial) and keys (epoch, scan index) → images of the same shape, and what was drawn."""
+    """Augments a batch: images (B, C, *spatial), keys (epoch, scan index) → images, and what was drawn."""
 
     def __call__(self, batch: Tensor, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Any]:
         """Augment a batch; the input is left alone."""
@@ -71,7 +71,9 @@ def _parts(recipe: Recipe) -> tuple[list[Augmentation], list[Problem]]:
                 from neuroage.imaging.torchio_pipeline import TorchIOPipeline, torchio_transform
 
                 close_steps()
-                transform = torchio_transform(entry["torchio"], {key: value for key, value in entry.items() if key != "torchio"})
+                transform = torchio_transform(
+                    entry["torchio"], {key: value for key, value in entry.items() if key != "torchio"}
+                )
                 parts.append(TorchIOPipeline(transform, child_seed(seed, len(parts)), recipe.prepare.spacing))
             else:
                 steps.extend(parse_steps([entry]))

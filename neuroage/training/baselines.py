@@ -49,7 +49,11 @@ class Ridge:
 
         about = {"factor": list(self.factor), "intercept": self.intercept, "alpha": self.alpha}
         with atomic_path(path) as temporary:
-            save_file({"mean": self.mean, "std": self.std, "weights": self.weights}, temporary, metadata={"about": json.dumps(about)})
+            save_file(
+                {"mean": self.mean, "std": self.std, "weights": self.weights},
+                temporary,
+                metadata={"about": json.dumps(about)},
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ridge:
@@ -104,5 +108,7 @@ def block_mean(data: np.ndarray, factor: Sequence[int]) -> np.ndarray:
 
 def baseline_tables(rows: pd.DataFrame, mean_age: float, ridge_ages: np.ndarray) -> dict[str, pd.DataFrame]:
     """Make the predictions tables of both baselines for the scans in `rows` (a predictions table)."""
-    keys = rows.drop(columns=[column for column in rows.columns if column.startswith(("predicted_", "gap", "members_std"))])
+    keys = rows.drop(
+        columns=[column for column in rows.columns if column.startswith(("predicted_", "gap", "members_std"))]
+    )
     return {"mean": keys.assign(predicted_age=mean_age), "ridge": keys.assign(predicted_age=ridge_ages)}

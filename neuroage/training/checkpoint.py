@@ -27,7 +27,9 @@ def save_checkpoint(path: str | os.PathLike[str], tensors: dict[str, dict[str, T
         about: JSON-ready values.
     """
     flat = {
-        f"{group}/{name}": tensor.detach().to("cpu", copy=True).contiguous() for group, named in tensors.items() for name, tensor in named.items()
+        f"{group}/{name}": tensor.detach().to("cpu", copy=True).contiguous()
+        for group, named in tensors.items()
+        for name, tensor in named.items()
     }
     with atomic_path(path) as temporary:
         save_file(flat, temporary, metadata={"about": json.dumps(about)})
@@ -56,7 +58,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, T
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Name the optimiser's state tensors: `<parameter>.<quantity>`."""
     state = optimiser.state_dict()["state"]
-    return {f"{index}.{name}": torch.as_tensor(value) for index, values in state.items() for name, value in values.items() if value is not None}
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Experiments: several trainings that belong together: folds and repeats of one recipe, modalities against each other."""
+"""Experiments: trainings that belong together: folds and repeats of a recipe, modalities against each other."""
 
 from __future__ import annotations
 
@@ -62,10 +62,23 @@ def train_members(
     for fold in folds:
         for repeat in range(repeats):
             name = f"fold{fold}-seed{recipe.seed + repeat}"
-            observer.stage(f"Member {len(members) + 1} of {len(folds) * repeats}: {recipe.modality}, fold {fold}, seed {recipe.seed + repeat}")
+            observer.stage(
+                f"Member {len(members) + 1} of {len(folds) * repeats}: {recipe.modality}, "
+                f"fold {fold}, seed {recipe.seed + repeat}"
+            )
             seeded = recipe.updated(f"seed={recipe.seed + repeat}")
             members.append(
-                train(seeded, cohort, split, parent.member_folder(name), fold=fold, member=name, resume=resume, store=store, observer=observer)
+                train(
+                    seeded,
+                    cohort,
+                    split,
+                    parent.member_folder(name),
+                    fold=fold,
+                    member=name,
+                    resume=resume,
+                    store=store,
+                    observer=observer,
+                )
             )
     return _gather(parent, members)
 
@@ -113,19 +126,26 @@ def compare_modalities(
     if len(held_out) < 3:
         raise InfeasibleError(
             f"{len(shared)} subjects have {' and '.join(recipes)}, of whom {len(held_out)} are in the validation set",
-            expected="at least 3", fix="Make the split from the subjects that have all modalities.",
-        )  # fmt: skip
+            expected="at least 3",
+            fix="Make the split from the subjects that have all modalities.",
+        )
     observer.note(f"{len(shared)} subjects have {' and '.join(recipes)}; {len(held_out)} of them are held out.")
     together = cohort.select(subject_ids=sorted(shared))
     runs = {}
     for modality, recipe in recipes.items():
         folder = Path(runs_folder) / modality
         existing = Run(folder)
-        if existing.complete and existing.about["split_digest"] == split.digest and _same_members(existing, folds, repeats):
+        if (
+            existing.complete
+            and existing.about["split_digest"] == split.digest
+            and _same_members(existing, folds, repeats)
+        ):
             observer.note(f"{folder} is trained already on this split.")
             runs[modality] = existing
             continue
-        runs[modality] = train_members(recipe, together, split, folder, folds=folds, repeats=repeats, store=store, observer=observer)
+        runs[modality] = train_members(
+            recipe, together, split, folder, folds=folds, repeats=repeats, store=store, observer=observer
+        )
     return compare_runs(runs), runs
 
 
@@ -171,10 +191,15 @@ def compare_runs(runs: dict[str, Run]) -> Comparison:
     selected = {run.about.get("selected_on") for run in runs.values()}
     meta = {
         "selected_on": "validation" if "validation" in selected else ", ".join(sorted(map(str, selected))),
-        "runs": {name: {"recipe": run.about["recipe_digest"][:12], "n_training": _n_training(run)} for name, run in runs.items()},
+        "runs": {
+            name: {"recipe": run.about["recipe_digest"][:12], "n_training": _n_training(run)}
+            for name, run in runs.items()
+        },
         "split": next(iter(runs.values())).about["split_digest"][:12],
     }
-    return compare_models({name: run.predictions for name, run in runs.items()}, baselines, sets=("validation",), meta=meta)
+    return compare_models(
+        {name: run.predictions for name, run in runs.items()}, baselines, sets=("validation",), meta=meta
+    )
 
 
 def _n_training(run: Run) -> int:
@@ -194,11 +219,16 @@ def _refuse_other_splits(runs: dict[str, Run]) -> None:
 
 def _refuse_training_on_test(runs: dict[str, Run]) -> None:
     for name, run in runs.items():
-        tested_at = {leaf.about["fold"]: set(leaf.predictions.query("set == 'validation'")["subject_id"]) for leaf in run.leaves}
+        tested_at = {
+            leaf.about["fold"]: set(leaf.predictions.query("set == 'validation'")["subject_id"]) for leaf in run.leaves
+        }
         for other_name, other in runs.items():
             for leaf in other.leaves:
                 sets = leaf.split.sets(leaf.about["fold"])
                 trained = set(sets[sets == "train"].index)
                 leaked = trained & tested_at.get(leaf.about["fold"], set())
                 if leaked:
-                    raise RefusedError(f"{other_name} was trained on {len(leaked)} of the subjects that {name} is tested on", fix="Use one split for both.")
+                    raise RefusedError(
+                        f"{other_name} was trained on {len(leaked)} of the subjects that {name} is tested on",
+                        fix="Use one split for both.",
+                    )

@@ -1,7 +1,7 @@
 """The training loop, from top to bottom as a story.
 
-Everything drawn at random is keyed by (seed, epoch, step or scan), never by what was drawn before, so a training that is
-interrupted anywhere and resumed ends with the same numbers as one that never stopped.
+Everything drawn at random is keyed by (seed, epoch, step or scan), never by what was drawn before, so a training that
+is interrupted anywhere and resumed ends with the same numbers as one that never stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHECKPOINT_SECONDS = 600.0  # long epochs are also saved in their middle
 MEMORY_FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: the training was asked to stop, and its state is saved
+class Interrupted(Exception):
     """The training was asked to stop; it can be resumed from `run`."""
 
     def __init__(self, run: Run, epoch: int, n_epochs: int) -> None:
@@ -129,18 +129,27 @@ def fit(trainee: Trainee) -> nn.Module:
 
 
 def _train_epoch(
-    trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None, state: State, best: dict[str, Tensor]
+    trainee: Trainee,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: MovingAverage | None,
+    state: State,
+    best: dict[str, Tensor],
 ) -> None:
     recipe, fabric = trainee.recipe, trainee.fabric
     started, saved = time.monotonic() - state.seconds, time.monotonic()
     balance = recipe.training.age_balance
     weights = age_weights(trainee.train.ages, balance) if balance else None
-    plan = plan_epoch(len(trainee.train), recipe.training.batch_size, child_seed(recipe.seed, "order", state.epoch), weights)
+    plan = plan_epoch(
+        len(trainee.train), recipe.training.batch_size, child_seed(recipe.seed, "order", state.epoch), weights
+    )
     loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=fabric.device)
     error_sum = torch.tensor(state.error_sum, dtype=torch.float64, device=fabric.device)
     network.train()
     for images, positions in zip(trainee.train.volumes.batches(plan[state.step :]), plan[state.step :], strict=True):
-        scores = [row["inner_" + trainee.task.headline] if trainee.inner else row["train_loss"] for row in state.history]
+        scores = [
+            row["inner_" + trainee.task.headline] if trainee.inner else row["train_loss"] for row in state.history
+        ]
         rate = learning_rate(recipe.optim, state.epoch + state.step / len(plan), recipe.training.epochs, scores)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -157,7 +166,11 @@ def _train_epoch(
         trainee.on_step(state.epoch, state.step, len(plan))
         stop = trainee.should_stop()
         if (stop or time.monotonic() - saved > CHECKPOINT_SECONDS) and state.step < len(plan):
-            state.loss_sum, state.error_sum, state.seconds = float(loss_sum), float(error_sum), time.monotonic() - started
+            state.loss_sum, state.error_sum, state.seconds = (
+                float(loss_sum),
+                float(error_sum),
+                time.monotonic() - started,
+            )
             _save(trainee, network, optimiser, average, state, best)
             saved = time.monotonic()
             if stop:
@@ -165,14 +178,18 @@ def _train_epoch(
     state.loss_sum, state.error_sum, state.seconds = float(loss_sum), float(error_sum), time.monotonic() - started
 
 
-def _step(trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _step(
+    trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """One step of the optimiser; gives the mean loss and the sum of errors, both still on the device."""
     optim, fabric, task = trainee.recipe.optim, trainee.fabric, trainee.task
     images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
     loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
     error_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
     optimiser.zero_grad(set_to_none=True)
-    for part, part_targets in zip(images.tensor_split(optim.accumulate), targets.tensor_split(optim.accumulate), strict=True):
+    for part, part_targets in zip(
+        images.tensor_split(optim.accumulate), targets.tensor_split(optim.accumulate), strict=True
+    ):
         if len(part) == 0:
             continue
         outputs = network(part)
@@ -191,7 +208,9 @@ def _score(trainee: Trainee, network: nn.Module, state: State) -> dict[str, Any]
     task, recipe, n = trainee.task, trainee.recipe, len(trainee.train)
     row: dict[str, Any] = {
         "epoch": state.epoch + 1,
-        "learning_rate": learning_rate(recipe.optim, state.epoch + 1.0, recipe.training.epochs, [r["train_loss"] for r in state.history]),
+        "learning_rate": learning_rate(
+            recipe.optim, state.epoch + 1.0, recipe.training.epochs, [r["train_loss"] for r in state.history]
+        ),
         "train_loss": state.loss_sum / n,
         f"train_{task.headline}": state.error_sum / n,
     }
@@ -199,11 +218,18 @@ def _score(trainee: Trainee, network: nn.Module, state: State) -> dict[str, Any]
     if n_eval:
         some = np.random.default_rng(child_seed(recipe.seed, "train_eval")).permutation(n)[:n_eval]
         outputs = run_network(trainee.fabric, network, trainee.train.volumes, np.sort(some), recipe.training.batch_size)
-        row[f"train_{task.headline}_eval"] = float(task.errors(outputs, trainee.train.targets[np.sort(some)].to(outputs.device)).mean())
-    scored = {"inner": trainee.inner, "validation": trainee.validation if recipe.training.select == "validation" else None}
+        row[f"train_{task.headline}_eval"] = float(
+            task.errors(outputs, trainee.train.targets[np.sort(some)].to(outputs.device)).mean()
+        )
+    scored = {
+        "inner": trainee.inner,
+        "validation": trainee.validation if recipe.training.select == "validation" else None,
+    }
     for name, scans in scored.items():
         if scans is not None:
-            outputs = run_network(trainee.fabric, network, scans.volumes, np.arange(len(scans)), recipe.training.batch_size)
+            outputs = run_network(
+                trainee.fabric, network, scans.volumes, np.arange(len(scans)), recipe.training.batch_size
+            )
             targets = scans.targets.to(outputs.device)
             row[f"{name}_loss"] = float(task.loss(outputs, targets))
             row[f"{name}_{task.headline}"] = float(task.errors(outputs, targets).mean())
@@ -215,7 +241,13 @@ def _score(trainee: Trainee, network: nn.Module, state: State) -> dict[str, Any]
 
 @torch.no_grad()
 def run_network(
-    fabric: Fabric, network: nn.Module, volumes: VolumeSet, positions: np.ndarray, batch_size: int, *, flips: bool = False
+    fabric: Fabric,
+    network: nn.Module,
+    volumes: VolumeSet,
+    positions: np.ndarray,
+    batch_size: int,
+    *,
+    flips: bool = False,
 ) -> Tensor:
     """Give the outputs of a network in evaluation mode, without augmentation.
 
@@ -260,7 +292,9 @@ def _place(trainee: Trainee) -> tuple[nn.Module, torch.optim.Optimizer]:
 def _is_best(history: list[dict[str, Any]], select: str) -> bool:
     if select == "last":
         return False
-    scores = [next(row[key] for key in row if key.startswith(f"{select}_") and not key.endswith("loss")) for row in history]
+    scores = [
+        next(row[key] for key in row if key.startswith(f"{select}_") and not key.endswith("loss")) for row in history
+    ]
     return scores[-1] <= min(scores)
 
 
@@ -273,7 +307,12 @@ def _out_of_patience(state: State, trainee: Trainee) -> bool:
 
 
 def _save(
-    trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None, state: State, best: dict[str, Tensor]
+    trainee: Trainee,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: MovingAverage | None,
+    state: State,
+    best: dict[str, Tensor],
 ) -> None:
     if trainee.fabric.global_rank != 0:
         return
@@ -309,4 +348,3 @@ def _restore(
 def _scaler_state(fabric: Fabric) -> dict[str, Any]:
     scaler = getattr(fabric._precision, "scaler", None)
     return dict(scaler.state_dict()) if scaler is not None else {}
-

@@ -30,7 +30,7 @@ def make_optimiser(network: nn.Module, recipe: Optim) -> torch.optim.Optimizer:
 
 
 def learning_rate(recipe: Optim, progress_epochs: float, n_epochs: int, scores: Sequence[float] = ()) -> float:
-    """Give the learning rate at a point of the training; it depends on nothing but its arguments, so resuming needs no state.
+    """Give the learning rate at a point of the training; it depends on its arguments alone, so resuming needs no state.
 
     Args:
         recipe: Schedule and its options.
@@ -75,8 +75,8 @@ def _n_drops(scores: Sequence[float], patience: int) -> int:
 class MovingAverage:
     """An exponential moving average of a network's weights and norm statistics.
 
-    The decay grows from 0.1 with the steps taken, (1 + t) / (10 + t), up to the recipe's, so that short trainings are not
-    dominated by their first weights.
+    The decay grows from 0.1 with the steps taken, (1 + t) / (10 + t), up to the recipe's, so that short trainings are
+    not dominated by their first weights.
 
     Args:
         network: Its current weights are the start.

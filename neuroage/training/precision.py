@@ -15,7 +15,9 @@ MOST_DIFFERENCE = 0.05  # and must give gradients within this relative distance 
 
 def make_fabric(precision: str) -> Fabric:
     """Make the Fabric that places the training on devices; devices and cluster settings come from its environment."""
-    fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1, precision=FABRIC_NAMES[precision])  # type: ignore[arg-type]
+    fabric = Fabric(
+        accelerator="auto", devices="auto" if torch.cuda.is_available() else 1, precision=FABRIC_NAMES[precision]
+    )  # type: ignore[arg-type]
     fabric.launch()
     return fabric
 
@@ -58,7 +60,9 @@ def choose_precision(network: nn.Module, shape: tuple[int, ...], device: torch.d
         network.zero_grad(set_to_none=True)
 
 
-def _probe(network: nn.Module, images: torch.Tensor, dtype: torch.dtype | None, give_up_after: float = 60.0) -> tuple[float, torch.Tensor]:
+def _probe(
+    network: nn.Module, images: torch.Tensor, dtype: torch.dtype | None, give_up_after: float = 60.0
+) -> tuple[float, torch.Tensor]:
     """Give the shortest time of a few steps (seconds), and the gradient of the last linear layer."""
     device = images.device
     best, gradient = float("inf"), torch.zeros(1)
@@ -69,7 +73,11 @@ def _probe(network: nn.Module, images: torch.Tensor, dtype: torch.dtype | None, 
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             loss = network(images).float().square().mean()
         loss.backward()
-        gradient = next(parameter.grad for parameter in reversed(list(network.parameters())) if parameter.ndim > 1).float().cpu()
+        gradient = (
+            next(parameter.grad for parameter in reversed(list(network.parameters())) if parameter.ndim > 1)
+            .float()
+            .cpu()
+        )
         elapsed = time.perf_counter() - start
         best = min(best, elapsed)
         if elapsed > give_up_after:

@@ -65,7 +65,9 @@ def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str) -> Coh
         if name.endswith(TABLE_SUFFIXES):
             parts.append(Cohort.read(given).select(modality=modality).table)
         elif given.is_dir() and not _is_dicom_folder(given):
-            images = sorted(path for path in given.iterdir() if path.name.lower().endswith(SUFFIXES) and path.suffix != ".img")
+            images = sorted(
+                path for path in given.iterdir() if path.name.lower().endswith(SUFFIXES) and path.suffix != ".img"
+            )
             has_table = any(path.name.lower().endswith(TABLE_SUFFIXES) for path in given.iterdir())
             if has_table or not images:
                 parts.append(Cohort.read(given).select(modality=modality).table)
@@ -93,8 +95,17 @@ def _table_of_files(files: Sequence[Path], modality: str) -> pd.DataFrame:
     stems = [_stem(path) for path in files]
     names = [stem if stems.count(stem) == 1 else f"{stem}_{index}" for index, stem in enumerate(stems)]
     return pd.DataFrame(
-        {"scan_id": names, "subject_id": names, "session": "", "modality": modality, "path": [str(path.resolve()) for path in files], "age": np.nan, "sex": "", "site": ""}
-    )  # fmt: skip
+        {
+            "scan_id": names,
+            "subject_id": names,
+            "session": "",
+            "modality": modality,
+            "path": [str(path.resolve()) for path in files],
+            "age": np.nan,
+            "sex": "",
+            "site": "",
+        }
+    )
 
 
 def _stem(path: Path) -> str:
@@ -106,7 +117,14 @@ def _stem(path: Path) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
 
-def predict(run: Run, cohort: Cohort, *, store: Store | None = None, max_failed_share: float = 0.1, observer: Observer | None = None) -> Answer:
+def predict(
+    run: Run,
+    cohort: Cohort,
+    *,
+    store: Store | None = None,
+    max_failed_share: float = 0.1,
+    observer: Observer | None = None,
+) -> Answer:
     """Predict every scan of a cohort; members of an ensemble are averaged.
 
     Args:
@@ -126,7 +144,9 @@ def predict(run: Run, cohort: Cohort, *, store: Store | None = None, max_failed_
         raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
     recipe = leaves[0].recipe
     observer.stage(f"Preparing {len(cohort)} scans")
-    prepared = prepare_scans(cohort.scans(), recipe.prepare, store or Store(), max_failed_share=max_failed_share, progress=observer.preparing)
+    prepared = prepare_scans(
+        cohort.scans(), recipe.prepare, store or Store(), max_failed_share=max_failed_share, progress=observer.preparing
+    )
     rows = cohort.table.set_index("scan_id", drop=False).loc[list(prepared.volumes)]
     rows = rows.assign(set="new")
     observer.stage(f"Predicting with {len(leaves)} network{'s' * (len(leaves) > 1)}")
@@ -134,7 +154,9 @@ def predict(run: Run, cohort: Cohort, *, store: Store | None = None, max_failed_
     baselines: dict[str, list[pd.DataFrame]] = {"mean": [], "ridge": []}
     for leaf, table in zip(leaves, tables, strict=True):
         ridge = Ridge.load(leaf.ridge_path)
-        for name, baseline in baseline_tables(table, leaf.contract.age_years[1], ridge.predict(list(prepared.volumes.values()))).items():
+        for name, baseline in baseline_tables(
+            table, leaf.contract.age_years[1], ridge.predict(list(prepared.volumes.values()))
+        ).items():
             baselines[name].append(baseline)
     table = average_members(tables)
     table["gap"] = table["predicted_age"] - table["age"]
@@ -156,7 +178,9 @@ def _predict_leaf(run: Run, rows: pd.DataFrame, prepared: PreparedCohort) -> pd.
     fabric = make_fabric(about["precision"] if about["device"] == make_fabric("fp32").device.type else "fp32")
     network = network.to(fabric.device, memory_format=_memory_format(recipe.prepare.size))
     volumes = VolumeSet([prepared.volumes[scan_id] for scan_id in rows.index], fabric.device)
-    outputs = run_network(fabric, network, volumes, np.arange(len(rows)), recipe.training.batch_size, flips=recipe.predict.flips)
+    outputs = run_network(
+        fabric, network, volumes, np.arange(len(rows)), recipe.training.batch_size, flips=recipe.predict.flips
+    )
     return predictions_table(rows, task, outputs, fold=about["fold"], member=about["member"])
 
 
@@ -166,7 +190,9 @@ def _memory_format(size: Sequence[int]) -> object:
     return MEMORY_FORMAT[len(size) + 2]
 
 
-def evaluate_on(run: Run, cohort: Cohort, *, store: Store | None = None, observer: Observer | None = None) -> tuple[Evaluation, Answer]:
+def evaluate_on(
+    run: Run, cohort: Cohort, *, store: Store | None = None, observer: Observer | None = None
+) -> tuple[Evaluation, Answer]:
     """Score a run on a cohort with ages, leaving out every subject that it was trained on.
 
     Args:
@@ -189,13 +215,20 @@ def evaluate_on(run: Run, cohort: Cohort, *, store: Store | None = None, observe
     seen = table["subject_id"].isin(trained_on)
     if seen.all():
         raise RefusedError(
-            f"{run.folder} was trained on all {table['subject_id'].nunique()} subjects of this cohort", fix="Evaluate on subjects that it has not seen."
+            f"{run.folder} was trained on all {table['subject_id'].nunique()} subjects of this cohort",
+            fix="Evaluate on subjects that it has not seen.",
         )
     if seen.any():
         observer.note(f"{table.loc[seen, 'subject_id'].nunique()} subjects were left out: the run was trained on them.")
     answer = predict(run, cohort.select(scan_ids=table.loc[~seen, "scan_id"].tolist()), store=store, observer=observer)
     about = run.about
-    evaluation = evaluate(answer.table, answer.baselines, sets=("new",), name=leaf_modality(run), meta={"selected_on": about.get("selected_on")})
+    evaluation = evaluate(
+        answer.table,
+        answer.baselines,
+        sets=("new",),
+        name=leaf_modality(run),
+        meta={"selected_on": about.get("selected_on")},
+    )
     return evaluation, answer
 
 

@@ -61,7 +61,8 @@ def train(
 ) -> Run:
     """Train a recipe on a split and score it on the held-out subjects.
 
-    The validation set is scored once, at the end, and never used to choose, unless the recipe says `select: validation`.
+    The validation set is scored once, at the end, and never used to choose, unless the recipe says `select:
+        validation`.
 
     Args:
         recipe: The whole configuration.
@@ -70,7 +71,8 @@ def train(
         out: Folder of the run.
         fold: Which fold of the split is the validation set.
         member: Name among the members of an ensemble.
-        resume: "never" starts anew and refuses a used folder; "required" continues what is there; "auto" continues or starts.
+        resume: "never" starts anew and refuses a used folder; "required" continues what is there; "auto" continues or
+            starts.
         store: Prepared volumes; the user's cache folder when None.
         augmentation: Used instead of the recipe's, such as a `TorchIOPipeline` around anyone's `tio.Compose`.
         max_failed_share: Share of scans that may fail to be prepared.
@@ -97,13 +99,19 @@ def train(
     table = scans_in_sets(chosen, split, fold, task)
     observer.stage(f"Preparing {len(table)} scans")
     prepared = prepare_scans(
-        chosen.select(scan_ids=list(table.index)).scans(), recipe.prepare, store or Store(), max_failed_share=max_failed_share, progress=observer.preparing
+        chosen.select(scan_ids=list(table.index)).scans(),
+        recipe.prepare,
+        store or Store(),
+        max_failed_share=max_failed_share,
+        progress=observer.preparing,
     )
     if prepared.failures:
         observer.note(f"{len(prepared.failures)} scans were left out:\n" + listed(prepared.failures.values()))
     table = with_inner_set(table[table.index.isin(prepared.volumes)], recipe)
     _refuse_too_few(table, recipe)
-    return _learn_and_score(Job(recipe, task, table, prepared, run, augmentation or build_augmentation(recipe), observer))
+    return _learn_and_score(
+        Job(recipe, task, table, prepared, run, augmentation or build_augmentation(recipe), observer)
+    )
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,9 @@ class Job:
         return self.table[self.table["set"].isin(sets)]
 
 
-def _open_or_create(recipe: Recipe, cohort: Cohort, split: Split, out: Path, fold: int, member: str, resume: str) -> Run:
+def _open_or_create(
+    recipe: Recipe, cohort: Cohort, split: Split, out: Path, fold: int, member: str, resume: str
+) -> Run:
     run = Run(out)
     if resume == "never" or (resume == "auto" and not run.exists):
         return Run.create(out, recipe, cohort, split, fold=fold, member=member)
@@ -132,13 +142,14 @@ def _open_or_create(recipe: Recipe, cohort: Cohort, split: Split, out: Path, fol
         known = about.get("fold") if name == "fold" else about.get(f"{name}_digest")
         if known != value:
             raise RefusedError(
-                f"{out} was started with another {name}", fix=f"Resume with the same {name}, or train anew with another --out."
+                f"{out} was started with another {name}",
+                fix=f"Resume with the same {name}, or train anew with another --out.",
             )
     return run
 
 
 def scans_in_sets(cohort: Cohort, split: Split, fold: int, task: Task) -> pd.DataFrame:
-    """Give the cohort's table, indexed by scan_id, with the set of each scan; only scans with a set and a target are kept.
+    """Give the cohort's table, indexed by scan_id, with the set of each scan that has one and a target.
 
     Raises:
         InfeasibleError: No scan of the cohort is in the split.
@@ -148,7 +159,10 @@ def scans_in_sets(cohort: Cohort, split: Split, fold: int, task: Task) -> pd.Dat
     table = table.assign(set=table["subject_id"].map(sets))
     table = table[table["set"].isin(["train", *SCORED])].dropna(subset=list(task.target_columns))
     if table.empty:
-        raise InfeasibleError("No subject of the split has a scan of this modality with a target", fix="Make the split from the same cohort.")
+        raise InfeasibleError(
+            "No subject of the split has a scan of this modality with a target",
+            fix="Make the split from the same cohort.",
+        )
     return table
 
 
@@ -158,7 +172,7 @@ def with_inner_set(table: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     if not fraction:
         return table
     train = table[table["set"] == "train"].reset_index(drop=True)
-    inner = stratified_age_split(train, validation=fraction, seed=child_seed(recipe.seed, "inner") % 2**31)
+    inner = stratified_age_split(train, n_validation=fraction, seed=child_seed(recipe.seed, "inner") % 2**31)
     held_out = set(inner.subjects("validation"))
     return table.assign(set=table["set"].mask((table["set"] == "train") & table["subject_id"].isin(held_out), "inner"))
 
@@ -166,9 +180,14 @@ def with_inner_set(table: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
 def _refuse_too_few(table: pd.DataFrame, recipe: Recipe) -> None:
     counts = table["set"].value_counts()
     if counts.get("train", 0) < MIN_TRAINING_SCANS:
-        raise InfeasibleError(f"Only {counts.get('train', 0)} {recipe.modality} scans to train on", expected=f"at least {MIN_TRAINING_SCANS}")
+        raise InfeasibleError(
+            f"Only {counts.get('train', 0)} {recipe.modality} scans to train on",
+            expected=f"at least {MIN_TRAINING_SCANS}",
+        )
     if counts.get("validation", 0) == 0:
-        raise InfeasibleError(f"No {recipe.modality} scan in the validation set", fix="Make the split from a cohort with this modality.")
+        raise InfeasibleError(
+            f"No {recipe.modality} scan in the validation set", fix="Make the split from a cohort with this modality."
+        )
 
 
 def _learn_and_score(job: Job) -> Run:
@@ -183,28 +202,51 @@ def _learn_and_score(job: Job) -> Run:
     precision = run.about.get("precision") or recipe.training.precision
     if precision == "auto":
         precision = choose_precision(network.to(fabric.device), shape, fabric.device)
-    run.update(precision=precision, device=fabric.device.type, task=task.state(), counts=job.table["set"].value_counts().to_dict())
+    run.update(
+        precision=precision,
+        device=fabric.device.type,
+        task=task.state(),
+        counts=job.table["set"].value_counts().to_dict(),
+    )
     fabric = make_fabric(precision)
 
     sets = {name: _scans(job, name, fabric.device) for name in ("train", "inner", "validation")}
     trainee = Trainee(
-        fabric=fabric, recipe=recipe, task=task, network=network, run=run, train=sets["train"], inner=sets["inner"] if len(sets["inner"]) else None,
-        validation=sets["validation"], augment=job.augmentation,
+        fabric=fabric,
+        recipe=recipe,
+        task=task,
+        network=network,
+        run=run,
+        train=sets["train"],
+        inner=sets["inner"] if len(sets["inner"]) else None,
+        validation=sets["validation"],
+        augment=job.augmentation,
         baselines={"mean": task.baseline(job.rows("inner") if len(sets["inner"]) else job.rows("train"))},
-        on_epoch=observer.epoch, on_step=observer.step,
-    )  # fmt: skip
+        on_epoch=observer.epoch,
+        on_step=observer.step,
+    )
     done = len(run.history)
-    observer.stage(f"Training {recipe.backbone.name} on {len(sets['train'])} {recipe.modality} scans ({precision} on {fabric.device.type})")
+    observer.stage(
+        f"Training {recipe.backbone.name} on {len(sets['train'])} {recipe.modality} scans "
+        f"({precision} on {fabric.device.type})"
+    )
     observer.training(run, done, recipe.training.epochs)
     with stop_on_signals() as should_stop:
         trainee.should_stop = should_stop
         network = fit(trainee)
-    save_checkpoint(run.weights_path, {"network": network.state_dict()}, {"recipe": recipe.digest, "task": task.state()})
+    save_checkpoint(
+        run.weights_path, {"network": network.state_dict()}, {"recipe": recipe.digest, "task": task.state()}
+    )
 
     observer.stage("Scoring the held-out subjects, with the baselines beside the network")
     scored = job.rows(*SCORED)
     outputs = run_network(
-        fabric, network, VolumeSet([job.prepared.volumes[s] for s in scored.index], fabric.device), np.arange(len(scored)), recipe.training.batch_size, flips=recipe.predict.flips
+        fabric,
+        network,
+        VolumeSet([job.prepared.volumes[s] for s in scored.index], fabric.device),
+        np.arange(len(scored)),
+        recipe.training.batch_size,
+        flips=recipe.predict.flips,
     )
     run.save_predictions(predictions_table(scored, task, outputs, fold=run.about["fold"], member=run.about["member"]))
     _save_baselines(job, fit_on=job.rows("train", "inner"), scored=scored)
@@ -212,7 +254,9 @@ def _learn_and_score(job: Job) -> Run:
     records = [job.prepared.volumes[scan_id].record for scan_id in training_rows.index]
     ages = training_rows["age"].to_numpy(dtype=float)
     run.save_contract(InputContract.of(recipe.modality, recipe.prepare.spacing, recipe.prepare.size, records, ages))
-    selected_on = {"last": "nothing (fixed length)", "inner": "an inner part of training"}.get(recipe.training.select, "validation")
+    selected_on = {"last": "nothing (fixed length)", "inner": "an inner part of training"}.get(
+        recipe.training.select, "validation"
+    )
     run.update(selected_on=selected_on, finished=now(), status="complete")
     write_run_pages(run)
     observer.finished(run)
@@ -222,7 +266,8 @@ def _learn_and_score(job: Job) -> Run:
 def set_standardisation(network: Network, volumes: Sequence[StoredVolume]) -> None:
     """Set the voxelwise mean and standard deviation of a network's inputs from training scans and their mirror images.
 
-    A tenth of the overall standard deviation is added to each voxel's, so that voxels that hardly change are not blown up.
+    A tenth of the overall standard deviation is added to each voxel's, so that voxels that hardly change are not
+    blown up.
     """
     total, squares = np.zeros(network.input_mean.shape[1:]), np.zeros(network.input_mean.shape[1:])
     for volume in volumes:
@@ -263,7 +308,9 @@ def _save_baselines(job: Job, fit_on: pd.DataFrame, scored: pd.DataFrame) -> Non
     ridge = fit_ridge([volumes[scan_id] for scan_id in fit_on.index], ages, job.recipe.prepare.spacing)
     ridge.save(job.run.ridge_path)
     predictions = job.run.predictions
-    tables = baseline_tables(predictions, float(ages.mean()), ridge.predict([volumes[scan_id] for scan_id in scored.index]))
+    tables = baseline_tables(
+        predictions, float(ages.mean()), ridge.predict([volumes[scan_id] for scan_id in scored.index])
+    )
     job.run.save_baselines(tables)
 
 
@@ -272,11 +319,19 @@ def write_run_pages(run: Run) -> None:
     about = run.about
     histories = [leaf.history for leaf in run.leaves]
     if len(histories) == 1 and not histories[0].empty:
-        baseline = next((float(histories[0][key].iloc[-1]) for key in histories[0] if key.startswith("baseline_mean_")), None)
+        baseline = next(
+            (float(histories[0][key].iloc[-1]) for key in histories[0] if key.startswith("baseline_mean_")), None
+        )
         loss_curves(histories[0], run.curve_path, baseline_mae=baseline)
     evaluation = evaluate(
-        run.predictions, run.baselines, name=run.recipe.modality, seed=run.recipe.seed,
-        meta={"selected_on": about.get("selected_on"), "split": about["split_digest"][:12], "recipe": about["recipe_digest"][:12]},
-    )  # fmt: skip
+        run.predictions,
+        run.baselines,
+        name=run.recipe.modality,
+        seed=run.recipe.seed,
+        meta={
+            "selected_on": about.get("selected_on"),
+            "split": about["split_digest"][:12],
+            "recipe": about["recipe_digest"][:12],
+        },
+    )
     write_evaluation(evaluation, run.folder)
-

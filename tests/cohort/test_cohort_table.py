@@ -96,7 +96,7 @@ def test_every_bad_row_of_our_table_is_in_one_error(tmp_path: Path) -> None:
 
 def test_a_scan_named_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", "scan_id,subject_id,age", "x,a,33", "y,b,40", "x,c,50")
-    with pytest.raises(DataError, match="line 2: scan_id 'x'(.|\n)*line 4: scan_id 'x'"):
+    with pytest.raises(DataError, match=r"line 2: scan_id 'x'(.|\n)*line 4: scan_id 'x'"):
         Cohort.from_csv(path)
 
 
@@ -128,8 +128,13 @@ def test_no_such_table_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_a_dataframe_with_a_wrong_age_is_refused() -> None:
-    with pytest.raises(DataError, match="row 1: age 411"):
+    with pytest.raises(DataError, match="row 1: age '411'"):
         Cohort(pd.DataFrame({"subject_id": ["a", "b"], "age": [40, 411]}))
+
+
+def test_a_dataframe_with_ages_as_text_is_read() -> None:
+    table = Cohort(pd.DataFrame({"subject_id": ["a", "b", "c"], "age": ["42,5", "90+", "n/a"]})).table
+    assert table.age.tolist()[:2] == [42.5, 90.0] and np.isnan(table.age[2])
 
 
 def test_a_failed_writing_leaves_the_old_table(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,17 @@ def test_bids_ages_per_session_win(bids: Path) -> None:
     assert table.sex["sub-01_ses-b_t1"] == "F" and table.site["sub-02_pd"] == "B"
 
 
+def test_bids_borrows_an_age_only_where_no_table_has_the_session(tmp_path: Path) -> None:
+    rows = ["sub-1\t01\t9", "sub-2\t01\t10", "sub-2\t02\t12"]
+    write(tmp_path / "participants.tsv", "participant_id\tsession_id\tage", *rows)
+    image(tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz")
+    for session in ("01", "02", "03"):
+        image(tmp_path / "sub-2" / f"ses-{session}" / "anat" / f"sub-2_ses-{session}_T1w.nii.gz")
+    cohort = Cohort.read(tmp_path)
+    assert cohort.table.age.tolist() == [9.0, 10.0, 12.0, 10.0]
+    assert report(cohort) == "sub-2_ses-03_T1w.nii.gz: no age at this session (age of ses-01 taken)"
+
+
 def test_bids_runs_are_scans_and_suffixes_are_modalities(bids: Path) -> None:
     cohort = Cohort.read(bids)
     mine = cohort.table[cohort.table.subject_id == "sub-02"]
@@ -98,7 +109,7 @@ def test_bids_names_pointers_and_broken_links(bids: Path) -> None:
 def test_bids_of_pointers_only_says_so_with_the_count(tmp_path: Path) -> None:
     write(tmp_path / "participants.tsv", "participant_id\tage", "sub-01\t30")
     write(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz", "/annex/objects/MD5E-s1--0.nii.gz")
-    with pytest.raises(DataError, match="no usable image .* 1 problems, first: .*git-annex pointer"):
+    with pytest.raises(DataError, match=r"no usable image .* 1 problems, first: .*git-annex pointer"):
         Cohort.read(tmp_path)
 
 
@@ -123,8 +134,8 @@ def test_bids_participants_without_images_make_a_table(tmp_path: Path) -> None:
 def ixi(tmp_path: Path) -> Path:
     rows = ["1,1,30", "2,2,40", "2,2,40", "3,2,50", "3,1,50.4", "4,2,53", "4,2,58", "5,1,", "6,1,66"]
     write(tmp_path / "IXI.csv", "IXI_ID,SEX_ID (1=m; 2=f),AGE", *rows)
-    names = ("IXI001-HH-1000-MRA", "IXI001-HH-1000-T1", "IXI002-Guys-1001-T2", "IXI003-IOP-1002-PD", "IXI004-HH-1003-T1",
-             "IXI005-HH-1004-T1", "IXI009-HH-1005-T1", "IXI001-HH-1000-DTI-00")  # fmt: skip
+    names = ("IXI001-HH-1000-MRA", "IXI001-HH-1000-T1", "IXI002-Guys-1001-T2", "IXI003-IOP-1002-PD",
+             "IXI004-HH-1003-T1", "IXI005-HH-1004-T1", "IXI009-HH-1005-T1", "IXI001-HH-1000-DTI-00")  # fmt: skip
     for name in names:
         image(tmp_path / f"{name}.nii.gz")
     return tmp_path

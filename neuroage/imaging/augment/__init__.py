@@ -91,7 +91,9 @@ def parse_step(entry: Mapping[str, Any] | Step, where: str = "augment") -> Step:
     if not isinstance(entry, Mapping) or "step" not in entry:
         raise UsageError(f"{where} is {entry!r}", expected="a mapping such as {step: flip, p: 0.5}")
     if entry["step"] not in augmentation_names():
-        raise UsageError(f"{where}: no step is called {entry['step']!r}", expected=did_you_mean(entry["step"], augmentation_names()))
+        raise UsageError(
+            f"{where}: no step is called {entry['step']!r}", expected=did_you_mean(entry["step"], augmentation_names())
+        )
     step_class = augmentations()[entry["step"]]
     try:
         return step_class.model_validate(dict(entry))

@@ -25,7 +25,7 @@ class Affine(SpatialStep):
     degrees: AxisRange = 10.0
     """Rotation about each axis in degrees: uniform within ±this, in [low, high], or one [low, high] for each axis."""
     scales: AxisRange = 0.1
-    """Scale of each axis, 1.1 looks 10% larger: uniform within 1 ± this, in [low, high], or one [low, high] for each axis."""
+    """Scale of each axis, 1.1 looks 10% larger: uniform within 1 ± this, in [low, high], or one such for each axis."""
     translation_mm: AxisRange = 0.0
     """Shift along each axis in mm: uniform within ±this, in [low, high], or one [low, high] for each axis."""
     isotropic: bool = False
@@ -76,7 +76,8 @@ def affine_matrix(
 ) -> np.ndarray:
     """Give the matrix of an affine step: where in the input each output voxel is read.
 
-    With world coordinates w in mm about the middle of the volume: w_in = Rᵀ (w_out / scales − translation), R the rotation.
+    With world coordinates w in mm about the middle of the volume: w_in = Rᵀ (w_out / scales − translation), R the
+    rotation.
     This is TorchIO's `Affine` for a volume in canonical orientation.
 
     Args:
@@ -101,14 +102,15 @@ def affine_matrix(
 
 
 def rotation(degrees: Sequence[float]) -> np.ndarray:
-    """Give the rotation matrix of one angle (2, 2), or of three angles about the axes (3, 3), applied y, x, z as ITK does."""
+    """Give the rotation matrix of one angle (2, 2), or of three angles about the axes (3, 3): y, x, z as in ITK."""
     cosines, sines = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     if len(degrees) == 1:
         return np.array([[cosines[0], -sines[0]], [sines[0], cosines[0]]])
     about_x = np.array([[1, 0, 0], [0, cosines[0], -sines[0]], [0, sines[0], cosines[0]]])
     about_y = np.array([[cosines[1], 0, sines[1]], [0, 1, 0], [-sines[1], 0, cosines[1]]])
     about_z = np.array([[cosines[2], -sines[2], 0], [sines[2], cosines[2], 0], [0, 0, 1]])
-    return about_z @ about_x @ about_y
+    combined: np.ndarray = about_z @ about_x @ about_y
+    return combined
 
 
 def _pairs(value: AxisRange, n_axes: int, neutral: float) -> list[tuple[float, float]]:

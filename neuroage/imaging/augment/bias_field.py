@@ -1,4 +1,4 @@
-"""Random bias field: the slow brightness drift of a coil, as a polynomial in the exponent, evaluated one axis at a time."""
+"""Random bias field: the slow brightness drift of a coil, as a polynomial that is evaluated one axis at a time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class BiasField(Step):
     """Multiply each scan by exp(polynomial of its position), the coefficients drawn uniformly.
 
     The model, the coordinates, the order of the coefficients and the default ranges are TorchIO's `RandomBiasField`.
-    Intensities whose background is not 0 (z-scores) are multiplied all the same, as TorchIO does: bright and dark move away
-    from 0 together. `relative_to: minimum` multiplies the height above the scan's minimum instead, which is what a coil does
-    to raw intensities.
+    Intensities whose background is not 0 (z-scores) are multiplied all the same, as TorchIO does: bright and dark move
+    away from 0 together. `relative_to: minimum` multiplies the height above the scan's minimum instead, which is what
+    a coil does to raw intensities.
 
-    Source: Van Leemput et al. 1999, doi:10.1109/42.811270; Sudre et al. 2017, doi:10.1016/j.media.2017.01.005 (NiftyNet).
+    Source: Van Leemput et al. 1999, doi:10.1109/42.811270; Sudre et al. 2017, doi:10.1016/j.media.2017.01.005
+    (NiftyNet).
     """
 
     step: Literal["bias_field"] = "bias_field"
@@ -55,7 +56,7 @@ def n_coefficients(order: int, n_axes: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def exponents(order: int, n_axes: int) -> tuple[tuple[int, ...], ...]:
-    """List the exponents of all terms, in TorchIO's order: the last axis runs fastest, the total stays within `order`."""
+    """List the exponents of all terms, in TorchIO's order: the last axis runs fastest, the total is at most `order`."""
     if n_axes == 0:
         return ((),)
     return tuple((first, *rest) for first in range(order + 1) for rest in exponents(order - first, n_axes - 1))
@@ -97,7 +98,8 @@ def multiply_by_field(
     """Write `source` times each scan's own field into `out`.
 
     The polynomial is contracted one axis at a time, in float64; only the first axis is left for the voxels, as a
-    small matrix product: `order` + 1 multiplications a voxel instead of powers for each term. One read and one write of the volume.
+    small matrix product: `order` + 1 multiplications a voxel instead of powers for each term. One read and one write
+    of the volume.
 
     Args:
         source: Images (N, C, *spatial), contiguous.
@@ -152,7 +154,8 @@ def _coefficient_tensor(coefficients: Sequence[Sequence[float]], order: int, n_a
     for given in coefficients:
         if len(given) != len(terms):
             raise DataError(
-                f"{len(given)} bias-field coefficients for order {order} in {n_axes} dimensions", expected=f"{len(terms)}"
+                f"{len(given)} bias-field coefficients for order {order} in {n_axes} dimensions",
+                expected=f"{len(terms)}",
             )
     tensor = np.zeros((len(coefficients), *[order + 1] * n_axes))
     tensor[(slice(None), *np.transpose(terms))] = np.asarray(coefficients, dtype=float)
@@ -165,5 +168,3 @@ def _basis(size: int, order: int) -> np.ndarray:
     position = np.arange(size) - (size - 1) / 2
     largest = position[-1]
     return np.vander(position / largest if largest > 0 else position, order + 1, increasing=True)
-
-

@@ -1,4 +1,4 @@
-"""Random binning: intensities reduced to a few levels, so that a network leans on shape rather than on fine contrast."""
+"""Random binning: intensities reduced to a few levels, so that a network leans on shape rather than fine contrast."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from neuroage.imaging.augment.ranges import Range
 from neuroage.imaging.augment.step import Parameters, Step
 
 _QUANTILE_VOXELS = 1 << 16
-"""Quantiles are read from about this many evenly spaced voxels: a standard error of 0.2 percentile points at the median."""
+"""Quantiles are read from about this many evenly spaced voxels: the median to a standard error of 0.2 points."""
 
 _TABLE_SIZE = 1 << 14
-"""Entries of the table from intensity to level: cuts are placed to 1/16,384 of the scan's range; the table stays in cache."""
+"""Entries of the table from intensity to level: cuts are placed to 1/16,384 of the scan's range; it stays in cache."""
 
 
 def _levels(pair: tuple[int, int]) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def _levels(pair: tuple[int, int]) -> tuple[int, int]:
 
 
 def _fractions(pair: tuple[float, float]) -> tuple[float, float]:
-    if not (0 < pair[0] and pair[1] < 1):
+    if not (pair[0] > 0 and pair[1] < 1):
         raise ValueError(f"the fraction {list(pair)} must lie between 0 and 1, ends excluded")
     return pair
 
@@ -35,14 +35,17 @@ def _fractions(pair: tuple[float, float]) -> tuple[float, float]:
 class Binning(Step):
     """Reduce each scan to a random number of levels, or to two at a random threshold.
 
-    Levels keep the scan's own scale: each voxel gets the centre of its bin, so a network trained on full intensities meets
-    the same range. `equal_width` cuts the range from minimum to maximum evenly; `quantile` gives every level as many voxels
-    (its centre is the median of the bin); `threshold` makes two levels, the means below and above a random quantile.
+    Levels keep the scan's own scale: each voxel gets the centre of its bin, so a network trained on full intensities
+    meets the same range. `equal_width` cuts the range from minimum to maximum evenly; `quantile` gives every level as
+    many voxels (its centre is the median of the bin); `threshold` makes two levels, the means below and above a random
+    quantile.
     """
 
     step: Literal["binning"] = "binning"
     p: float = Field(default=0.1, ge=0, le=1)
-    methods: list[Literal["equal_width", "quantile", "threshold"]] = Field(default=["equal_width", "quantile"], min_length=1)
+    methods: list[Literal["equal_width", "quantile", "threshold"]] = Field(
+        default=["equal_width", "quantile"], min_length=1
+    )
     """One of these is drawn, each as likely."""
     levels: Annotated[tuple[int, int], AfterValidator(_levels)] = (4, 32)
     """Number of levels: uniform whole number in [fewest, most]."""
@@ -53,7 +56,9 @@ class Binning(Step):
         """Draw the method and its number of levels or its threshold."""
         method = self.methods[int(rng.integers(len(self.methods)))]
         levels, fraction = int(rng.integers(self.levels[0], self.levels[1] + 1)), float(rng.uniform(*self.threshold))
-        return {"method": method, "threshold": fraction} if method == "threshold" else {"method": method, "levels": levels}
+        return (
+            {"method": method, "threshold": fraction} if method == "threshold" else {"method": method, "levels": levels}
+        )
 
     def change(self, source: torch.Tensor, parameters: Sequence[Parameters], out: torch.Tensor) -> None:
         """Bin each scan by its own parameters; channels are binned on their own."""

@@ -13,7 +13,7 @@ from neuroage.imaging.augment.step import Parameters, SpatialStep
 
 
 class Flip(SpatialStep):
-    """Mirror a scan. In RAS+ volumes the first axis is left–right, the one along which brains look nearly alike mirrored."""
+    """Mirror a scan. In RAS+ volumes the first axis is left–right, along which brains look alike."""
 
     step: Literal["flip"] = "flip"
     p: float = Field(default=0.5, ge=0, le=1)
@@ -31,7 +31,9 @@ class Flip(SpatialStep):
     def draw(self, rng: np.random.Generator, shape: Sequence[int]) -> Parameters:
         """Draw nothing further: a flipped scan is flipped along the axes named."""
         if self.axes[-1] >= len(shape):
-            raise DataError(f"axis {self.axes[-1]} cannot be flipped in {len(shape)} dimensions", expected="axes from 0 up")
+            raise DataError(
+                f"axis {self.axes[-1]} cannot be flipped in {len(shape)} dimensions", expected="axes from 0 up"
+            )
         return {"axes": list(self.axes)}
 
     def matrix(self, parameters: Parameters, shape: Sequence[int]) -> np.ndarray:

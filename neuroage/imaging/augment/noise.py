@@ -14,7 +14,7 @@ from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step
 
 _STREAM_STEP = 0x9E3779B97F4A7C15
-"""Distance between the seeds of neighbouring parts: odd, so that no two parts of an image share one (2⁶⁴ / golden ratio)."""
+"""Distance between the seeds of neighbouring parts (2⁶⁴ / golden ratio): odd, so that no two parts share a seed."""
 
 
 def _not_negative(pair: tuple[float, float]) -> tuple[float, float]:
@@ -26,8 +26,8 @@ def _not_negative(pair: tuple[float, float]) -> tuple[float, float]:
 class Noise(Step):
     """Add Gaussian noise whose standard deviation is drawn uniformly; defaults and meaning are TorchIO's `RandomNoise`.
 
-    What is recorded is (mean, std, seed): the noise itself is made on the device from the seed, and replays exactly on the
-    same kind of device.
+    What is recorded is (mean, std, seed): the noise itself is made on the device from the seed, and replays exactly on
+    the same kind of device.
     """
 
     step: Literal["noise"] = "noise"

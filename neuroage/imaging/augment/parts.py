@@ -1,9 +1,9 @@
 """Work on a CPU in parts that fit the cache, over a few threads, without a barrier after every operation.
 
-torch splits each operation over its threads and waits for all of them before the next. A kernel of twenty small operations
-waits twenty times a block, and when other work shares the cores each wait can last a time slice: measured on two busy cores,
-5,400 ms for a resampling that takes 60 ms alone. Here a thread takes a whole part through all its operations; parts are small
-enough that torch does not split them again.
+torch splits each operation over its threads and waits for all of them before the next. A kernel of twenty small
+operations waits twenty times a block, and when other work shares the cores each wait can last a time slice: measured
+on two busy cores, 5,400 ms for a resampling that takes 60 ms alone. Here a thread takes a whole part through all its
+operations; parts are small enough that torch does not split them again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def run_parts(
     """Run `work(part, room)` for every part, on as many threads as torch would use.
 
     Args:
-        work: Writes its own part of a result; parts must not overlap. What it writes must not depend on the other parts.
+        work: Writes its own part of a result; parts must not overlap. What it writes must not depend on the other
+        parts.
         parts: What to work on.
         room: Sizes of float32 memory that each thread gets for its own use.
     """

@@ -16,15 +16,15 @@ Record = list[dict[str, Parameters]]
 """For each scan of a batch: what was drawn, by step; steps that left the scan alone are not in it. JSON-able."""
 
 _STREAM = 0x6E6575726F616765
-"""Second word of the generator's key ("neuroage" in ASCII): keeps these draws apart from other uses of the same seed."""
+"""Second word of the generator's key ("neuroage" in ASCII): keeps these draws apart from other uses of the seed."""
 
 
 class Pipeline:
     """Augment whole batches, on the device that they are on.
 
-    What is drawn for a scan depends on (seed, epoch, scan index, step) alone: not on its place in the batch, the other scans,
-    the number of devices, or whether other steps are in the recipe. Neighbouring steps that move voxels (flip, affine) are
-    merged into one interpolation.
+    What is drawn for a scan depends on (seed, epoch, scan index, step) alone: not on its place in the batch, the other
+    scans, the number of devices, or whether other steps are in the recipe. Neighbouring steps that move voxels (flip,
+    affine) are merged into one interpolation.
 
     Args:
         steps: The steps in their order.
@@ -96,7 +96,9 @@ class Pipeline:
         """
         check_batch(batch, record)
         if unknown := {name for drawn in record for name in drawn} - set(self.names):
-            raise DataError(f"the record has steps that this pipeline lacks: {sorted(unknown)}", expected=str(self.names))
+            raise DataError(
+                f"the record has steps that this pipeline lacks: {sorted(unknown)}", expected=str(self.names)
+            )
         current, owned = batch, False
         for first, last in self._groups():
             names, steps = self.names[first:last], self.steps[first:last]

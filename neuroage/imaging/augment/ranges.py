@@ -21,7 +21,7 @@ Range = Annotated[Pair, AfterValidator(_ordered)]
 """`[low, high]`, uniform, low not above high."""
 
 AxisRange = float | Range | list[Range]
-"""A number d (uniform within d of the neutral value), one `[low, high]`, or a list of one `[low, high]` for each axis."""
+"""A number d (uniform within d of the neutral value), one `[low, high]`, or a list of them, one for each axis."""
 
 
 def axis_pairs(value: AxisRange, n_axes: int, neutral: float) -> list[Pair]:
@@ -43,10 +43,15 @@ def axis_pairs(value: AxisRange, n_axes: int, neutral: float) -> list[Pair]:
     if isinstance(value, tuple):
         return [value] * n_axes
     if len(value) != n_axes:
-        raise ValueError(f"{len(value)} ranges for {n_axes} axes; give one number, one [low, high], or {n_axes} of them")
+        raise ValueError(
+            f"{len(value)} ranges for {n_axes} axes; give one number, one [low, high], or {n_axes} of them"
+        )
     return list(value)
 
 
 def draw_uniform(rng: np.random.Generator, pairs: Sequence[Pair]) -> list[float]:
     """Draw one uniform number from each pair."""
-    return [float(low + (high - low) * fraction) for (low, high), fraction in zip(pairs, rng.random(len(pairs)), strict=True)]
+    return [
+        float(low + (high - low) * fraction)
+        for (low, high), fraction in zip(pairs, rng.random(len(pairs)), strict=True)
+    ]

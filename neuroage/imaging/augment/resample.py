@@ -14,7 +14,7 @@ from neuroage.imaging.augment.parts import box_parts, part_sizes, run_parts
 Pad = Literal["minimum", "border"] | float
 
 _LARGEST_ROW = 12288
-"""Rows that a flattened part may span. Float32 places a sample among 12,288 rows to 0.0007 voxel; a 1e-3 is aimed at."""
+"""Rows that a flattened part may span. Float32 places a sample among 12,288 rows to 0.0007 voxel; 1e-3 is the aim."""
 _GRID_VOXELS = 1 << 25
 """Voxels whose coordinates are held at a time off the CPU: 400 MB of float32."""
 
@@ -75,13 +75,14 @@ def resample_affine(
 ) -> torch.Tensor:
     """Read each output voxel from where its scan's matrix says, by one interpolation.
 
-    Rotation, scale, shift, flip and crop are one matrix. Voxels whose centre lies within the input's grid (its outermost
-    half voxels included) are interpolated, all others get `pad`, as ITK does.
+    Rotation, scale, shift, flip and crop are one matrix. Voxels whose centre lies within the input's grid (its
+    outermost half voxels included) are interpolated, all others get `pad`, as ITK does.
 
     Args:
         batch: Images (B, C, *spatial), floating point, finite; left alone.
         matrices: B matrices (D + 1, D + 1) from output to input voxel indices.
-        output_shape: Spatial shape of the result; as the input when None. A crop is a smaller shape and a shifted matrix.
+        output_shape: Spatial shape of the result; as the input when None. A crop is a smaller shape and a shifted
+        matrix.
         pad: What stands outside: the scan's own `minimum`, its nearest `border` voxel, or a number.
         interpolation: `linear`, or `nearest` for labels.
         out: Where to write, not overlapping `batch`. New memory when None.
@@ -127,7 +128,7 @@ def sharpen(batch: torch.Tensor, strength: float, *, out: torch.Tensor | None = 
             start, stop, last = place[axis].start, place[axis].stop, batch.shape[axis] - 1
             for step in (-1, 1):
                 low, high = max(start + step, 0), min(stop + step, last + 1)
-                beside = batch[tuple(place[:axis] + [slice(low, high)] + place[axis + 1 :])]
+                beside = batch[(*place[:axis], slice(low, high), *place[axis + 1 :])]
                 target.narrow(axis, low - step - start, high - low).sub_(beside, alpha=strength)
                 edge = 0 if step < 0 else last
                 if start <= edge < stop:
@@ -150,8 +151,9 @@ def _outside_values(batch: torch.Tensor, pad: Pad) -> torch.Tensor | None:
 def _resample_volume(source: torch.Tensor, matrix: np.ndarray, out: torch.Tensor, outside: float | None) -> None:
     """Resample one volume (C, I, J, K) on a CPU, part by part.
 
-    torch samples volumes with scalar code, but images with vector code. A volume read as an image of I·J rows is bilinear
-    within a plane; with the same memory shifted by one plane as a second channel, the third axis is one `lerp`.
+    torch samples volumes with scalar code, but images with vector code. A volume read as an image of I·J rows is
+    bilinear within a plane; with the same memory shifted by one plane as a second channel, the third axis is one
+    `lerp`.
     """
     shape, n_k = tuple(out.shape[1:]), source.shape[3]
     lines = [row[0] * np.arange(shape[0])[:, None] + (row[1] * np.arange(shape[1]) + row[3]) for row in matrix[:3]]
@@ -171,7 +173,7 @@ def _resample_volume(source: torch.Tensor, matrix: np.ndarray, out: torch.Tensor
         torch.add(column_lines[part[:2]][:, :, None], column_along[part[2]], out=column)
         rows.copy_(row)
         mask = None if within is None else _mark_inside(within, part, out=row)
-        for channel, target in zip(source, out[:, *part], strict=True):
+        for channel, target in zip(source, out[(slice(None), *part)], strict=True):
             value = _sample(channel, grid, scale).view(2, *box)
             value = torch.lerp(value[0], value[1], plane)
             if mask is None:
@@ -236,7 +238,7 @@ def _column(lines: np.ndarray) -> torch.Tensor:
 
 
 def _sample(volume: torch.Tensor, grid: torch.Tensor, planes: tuple[int, int]) -> torch.Tensor:
-    """Sample the lower and the upper plane of each pair, (2, voxels); the border rule of `grid_sample` clamps columns."""
+    """Sample lower and upper plane of each pair, (2, voxels); the border rule of `grid_sample` clamps columns."""
     first, n_pairs = planes
     size = volume.shape[1] * volume.shape[2]
     rows = volume.as_strided(
@@ -289,14 +291,15 @@ def _resample_by_grid(
     scaled = scaled * (2 / np.array(sizes))[:, None]
     scaled[:, :, -1] += 1 / np.array(sizes) - 1
     rows = torch.tensor(scaled[:, ::-1].copy(), dtype=batch.dtype, device=batch.device)
+    per_axis = rows.view(len(rows), *[1] * n_axes, n_axes, n_axes + 1)
     planes = max(1, _GRID_VOXELS // max(1, len(batch) * int(np.prod(shape[1:]))))
     axes = [torch.arange(size, dtype=batch.dtype, device=batch.device) for size in shape]
     for start in range(0, shape[0], planes):
         part = slice(start, min(start + planes, shape[0]))
-        grid = rows[:, *[None] * n_axes, :, -1]
+        grid = per_axis[..., -1]
         for axis, step in enumerate([axes[0][part], *axes[1:]]):
             across = step.reshape([-1 if other == axis else 1 for other in range(n_axes)])
-            grid = grid + across[None, ..., None] * rows[:, *[None] * n_axes, :, axis]
+            grid = grid + across[None, ..., None] * per_axis[..., axis]
         value = grid_sample(
             batch,
             grid,

@@ -20,11 +20,11 @@ Parameters = dict[str, Any]
 class Step(BaseModel, ABC):
     """One augmentation: how often, in which ranges (the fields), what is drawn, and how a batch is changed.
 
-    Drawing is separate from applying, so that every augmentation can be recorded, replayed and tested exactly. A new step is
-    one file in this folder with one subclass; it is found by itself.
+    Drawing is separate from applying, so that every augmentation can be recorded, replayed and tested exactly. A new
+    step is one file in this folder with one subclass; it is found by itself.
 
-    Invariants, checked for every step found: `p: 0` changes nothing; the batch given is left alone; a scan whose parameters
-    are None comes back bit for bit; the same parameters give the same output; parameters survive JSON.
+    Invariants, checked for every step found: `p: 0` changes nothing; the batch given is left alone; a scan whose
+    parameters are None comes back bit for bit; the same parameters give the same output; parameters survive JSON.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -122,7 +122,7 @@ def _apply(step: Step, batch: torch.Tensor, parameters: Sequence[Parameters | No
 
 
 def check_batch(batch: torch.Tensor, parameters: Sequence[Any]) -> None:
-    """Raise DataError unless `batch` is (B, C, *spatial), floating point, with one entry of `parameters` for each scan."""
+    """Raise DataError unless `batch` is (B, C, *spatial), floating point, with one of `parameters` for each scan."""
     if not batch.is_floating_point():
         raise DataError(
             f"a batch of {batch.dtype} cannot be augmented",
@@ -136,7 +136,8 @@ def check_batch(batch: torch.Tensor, parameters: Sequence[Any]) -> None:
         )
     if len(parameters) != len(batch):
         raise DataError(
-            f"{len(parameters)} sets of parameters for {len(batch)} scans", expected="one for each scan, None to leave it"
+            f"{len(parameters)} sets of parameters for {len(batch)} scans",
+            expected="one for each scan, None to leave it",
         )
 
 

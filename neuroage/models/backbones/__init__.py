@@ -4,7 +4,8 @@ Each family is one module here with a function
 
     build(*, spatial_dims, in_channels, weights=None, **options) -> torch.nn.Module
 
-whose result has an attribute `n_features` (F). A module that stands here is found by itself: its name is the backbone's name.
+whose result has an attribute `n_features` (F). A module that stands here is found by itself: its name is the
+backbone's name.
 """
 
 from __future__ import annotations
@@ -49,4 +50,6 @@ def refuse_weights(name: str, weights: str | None) -> None:
         UsageError: `weights` is not None.
     """
     if weights is not None:
-        raise UsageError(f"backbone {name}: there are no pretrained weights {weights!r} for this family", fix="Leave `weights` out.")
+        raise UsageError(
+            f"backbone {name}: there are no pretrained weights {weights!r} for this family", fix="Leave `weights` out."
+        )

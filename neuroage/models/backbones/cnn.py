@@ -17,7 +17,16 @@ class CNN(nn.Module):
     Halving stops where an axis would fall below one voxel, so any input size works.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, widths: list[int], convs_per_block: int, norm: Norm, pool: str, dropout: float) -> None:
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        widths: list[int],
+        convs_per_block: int,
+        norm: Norm,
+        pool: str,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         self.pool = (MAX_POOL if pool == "max" else AVERAGE_POOL)[spatial_dims](2)
@@ -28,7 +37,10 @@ class CNN(nn.Module):
             for index in range(convs_per_block):
                 # A norm right after the convolution has its own offset, which makes the convolution's bias idle.
                 layers += [nn.ReLU()] * (index > 0)
-                layers += [CONV[spatial_dims](n_in, width, 3, padding=1, bias=norm == "none"), norm_layer(norm, spatial_dims, width)]
+                layers += [
+                    CONV[spatial_dims](n_in, width, 3, padding=1, bias=norm == "none"),
+                    norm_layer(norm, spatial_dims, width),
+                ]
                 n_in = width
             self.blocks.append(nn.Sequential(*layers))
         self.n_features = widths[-1]

@@ -41,9 +41,15 @@ def build(
     refuse_weights("densenet", weights)
     norms = {"batch": "batch", "instance": ("instance", {"affine": True}), "group": ("group", {"num_groups": 8})}
     network = DenseNet(
-        spatial_dims, in_channels, 1, init_features=2 * growth_rate, growth_rate=growth_rate, block_config=BLOCKS[depth],
-        norm=norms[norm], dropout_prob=dropout,
-    )  # fmt: skip
+        spatial_dims,
+        in_channels,
+        1,
+        init_features=2 * growth_rate,
+        growth_rate=growth_rate,
+        block_config=BLOCKS[depth],
+        norm=norms[norm],
+        dropout_prob=dropout,
+    )
     for module in network.modules():
         if isinstance(module, (nn.AvgPool2d, nn.AvgPool3d)):
             module.ceil_mode = True  # an axis of one voxel stays one voxel, so any input size works

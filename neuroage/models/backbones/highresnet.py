@@ -1,4 +1,4 @@
-"""HighRes3DNet: full resolution throughout, residual blocks with growing dilation (Li 2017, doi:10.1007/978-3-319-59050-9_28)."""
+"""HighRes3DNet: full resolution, blocks of growing dilation (Li 2017, doi:10.1007/978-3-319-59050-9_28)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTHS, DILATIONS, RESIDUAL_BLOCKS = (16, 32, 64), (1, 2, 4), 3  # Li 2017, figu
 
 
 class ResidualBlock(nn.Module):
-    """Twice (norm, ReLU, dilated convolution), added to the input; missing channels of the input are zeros, half on each side."""
+    """Twice (norm, ReLU, dilated convolution), added to the input, which is widened by zero channels on both sides."""
 
     def __init__(self, spatial_dims: int, n_in: int, n_out: int, dilation: int, norm: Norm) -> None:
         super().__init__()
@@ -34,19 +34,24 @@ class ResidualBlock(nn.Module):
         result = self.layers(features)
         if self.missing:
             before = self.missing // 2
-            pads = [torch.zeros_like(features[:, :1]).expand(-1, n, *features.shape[2:]) for n in (before, self.missing - before)]
+            pads = [
+                torch.zeros_like(features[:, :1]).expand(-1, n, *features.shape[2:])
+                for n in (before, self.missing - before)
+            ]
             features = torch.cat([pads[0], features, pads[1]], dim=1)
         return result + features
 
 
 class HighResNet(nn.Module):
-    """A stem convolution and stages of three residual blocks each, dilated by 1, 2 and 4; no stride, unless the stem has one."""
+    """A stem convolution and stages of three residual blocks, dilated by 1, 2, 4; only the stem may have a stride."""
 
     def __init__(self, spatial_dims: int, in_channels: int, n_stages: int, norm: Norm, stem_stride: int) -> None:
         super().__init__()
         width = WIDTHS[0]
         self.stem = nn.Sequential(
-            CONV[spatial_dims](in_channels, width, 3, stride=stem_stride, padding=1, bias=False), norm_layer(norm, spatial_dims, width), nn.ReLU()
+            CONV[spatial_dims](in_channels, width, 3, stride=stem_stride, padding=1, bias=False),
+            norm_layer(norm, spatial_dims, width),
+            nn.ReLU(),
         )
         self.stages = nn.ModuleList()
         for n_out, dilation in list(zip(WIDTHS, DILATIONS, strict=True))[:n_stages]:
@@ -76,7 +81,8 @@ def build(
 ) -> nn.Module:
     """Build HighResNet up to its last dilated block (64 features).
 
-    It keeps full resolution: 160×192×160 voxels need about 29 GB of activations a scan in single precision. A `stem_stride`
+    It keeps full resolution: 160×192×160 voxels need about 29 GB of activations a scan in single precision. A
+        `stem_stride`
     above 1 makes it another network, several times smaller.
 
     Args:

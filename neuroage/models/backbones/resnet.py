@@ -57,8 +57,13 @@ def build(
     norms = {"batch": "batch", "instance": ("instance", {"affine": True}), "group": ("group", {"num_groups": 8})}
     make = getattr(resnet, f"resnet{depth}")
     network = make(
-        pretrained=False, spatial_dims=spatial_dims, n_input_channels=in_channels, widen_factor=width, norm=norms[norm],
-        conv1_t_stride=stem_stride, feed_forward=False,
-    )  # fmt: skip
+        pretrained=False,
+        spatial_dims=spatial_dims,
+        n_input_channels=in_channels,
+        widen_factor=width,
+        norm=norms[norm],
+        conv1_t_stride=stem_stride,
+        feed_forward=False,
+    )
     expansion = 4 if depth >= 50 else 1
     return ResNetFeatures(network, int(512 * width) * expansion)

@@ -16,8 +16,8 @@ PUBLISHED_WIDTHS = (32, 64, 128, 256, 256, 64)
 class SFCN(nn.Module):
     """Five blocks of 3×3×3 convolution → norm → max pool 2 → ReLU, then 1×1×1 convolution → norm → ReLU.
 
-    The published head (average pool, dropout 0.5, 1×1×1 convolution to 40 age bins) is the network's pooling and head with
-    `head.dropout: 0.5` and the task `soft_label_age`.
+    The published head (average pool, dropout 0.5, 1×1×1 convolution to 40 age bins) is the network's pooling and head
+    with `head.dropout: 0.5` and the task `soft_label_age`.
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, widths: tuple[int, ...], norm: Norm) -> None:
@@ -25,10 +25,14 @@ class SFCN(nn.Module):
         self.blocks = nn.ModuleList()
         n_in = in_channels
         for width in widths[:-1]:
-            self.blocks.append(nn.Sequential(CONV[spatial_dims](n_in, width, 3, padding=1), norm_layer(norm, spatial_dims, width)))
+            self.blocks.append(
+                nn.Sequential(CONV[spatial_dims](n_in, width, 3, padding=1), norm_layer(norm, spatial_dims, width))
+            )
             n_in = width
         self.pool = MAX_POOL[spatial_dims](2)
-        self.last = nn.Sequential(CONV[spatial_dims](n_in, widths[-1], 1), norm_layer(norm, spatial_dims, widths[-1]), nn.ReLU())
+        self.last = nn.Sequential(
+            CONV[spatial_dims](n_in, widths[-1], 1), norm_layer(norm, spatial_dims, widths[-1]), nn.ReLU()
+        )
         self.activation = nn.ReLU()
         self.n_features = widths[-1]
 

@@ -24,7 +24,12 @@ class AgeRegression:
     target_columns = ("age",)
     n_outputs = 1
 
-    def __init__(self, loss: Literal["l1", "huber", "mse"] = "l1", standardise: bool = True, huber_width: Annotated[float, Field(gt=0)] = 0.25) -> None:
+    def __init__(
+        self,
+        loss: Literal["l1", "huber", "mse"] = "l1",
+        standardise: bool = True,
+        huber_width: Annotated[float, Field(gt=0)] = 0.25,
+    ) -> None:
         self.loss_name, self.standardise, self.huber_width = loss, standardise, huber_width
         self.mean, self.std, self.centre = 0.0, 1.0, 0.0
 

@@ -20,7 +20,8 @@ class SoftLabelAge:
     Args:
         bin_years: Width of a bin in years.
         sigma_years: Standard deviation of the label around the true age.
-        age_range: First and last edge of the bins in years; from the training ages, two bins beyond each end, when null.
+        age_range: First and last edge of the bins in years; from the training ages, two bins beyond each end, when
+            null.
     """
 
     headline = "mae"
@@ -53,18 +54,18 @@ class SoftLabelAge:
         return torch.tensor(table["age"].to_numpy(dtype=float), dtype=torch.float32)
 
     def labels(self, ages: Tensor) -> Tensor:
-        """Ages (B,) → probability of each bin (B, n_bins): differences of the normal distribution function, summing to 1."""
+        """Ages (B,) → probability of each bin (B, n_bins): differences of the normal distribution function."""
         edges = self.edges.to(ages.device)
         below = torch.special.ndtr((edges[None] - ages[:, None]) / self.sigma_years)
         mass = below.diff(dim=1)
         return mass / mass.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Kullback–Leibler divergence from label to prediction, mean over the batch: outputs (B, n_bins), targets (B,) in years."""
+        """Mean Kullback–Leibler divergence from the label: outputs (B, n_bins), targets (B,) in years."""
         return F.kl_div(F.log_softmax(outputs.float(), dim=1), self.labels(targets), reduction="batchmean")
 
     def decode(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Outputs (B, n_bins) → `predicted_age` (expected age) and `predicted_age_std` (spread of the distribution), years, (B,)."""
+        """Outputs (B, n_bins) → expected `predicted_age` and spread `predicted_age_std`, years, (B,)."""
         probability = outputs.float().softmax(dim=1)
         edges = self.edges.to(outputs.device)
         centres = (edges[:-1] + edges[1:]) / 2

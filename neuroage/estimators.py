@@ -1,0 +1,211 @@
+"""The Python face: thin classes over runs; all the work is done by `neuroage.training`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from neuroage.cohort import Cohort, Split
+from neuroage.errors import UsageError
+from neuroage.runs.recipe import Recipe
+from neuroage.runs.run import Run
+from neuroage.runs.shipped import find_recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neuroage.analysis import Evaluation
+    from neuroage.imaging.store import Store
+    from neuroage.training.observer import Observer
+
+# Keyword arguments that are short for a key of the recipe.
+SHORT = {
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "lr": "optim.lr",
+    "seed": "seed",
+    "modality": "modality",
+    "precision": "training.precision",
+}  # fmt: skip
+
+
+class TorchIOTransform(Protocol):
+    """Any `torchio.Transform`, such as a `tio.Compose`."""
+
+    def __call__(self, data: Any) -> Any:
+        """Transform a TorchIO subject."""
+
+
+class AgeRegressor:
+    """A brain-age model: fit on a cohort and a split, predict scans, evaluate.
+
+    Args:
+        recipe: A shipped name ("t1_small"), a YAML file, or a `Recipe`.
+        augmentation: A TorchIO transform used instead of the recipe's augmentation; None keeps the recipe's.
+        store: Folder of prepared volumes; the user's cache folder when None.
+        overrides: Short for recipe keys: `epochs`, `batch_size`, `lr`, `seed`, `modality`, `precision`.
+
+    Raises:
+        UsageError: No such recipe, a wrong value, or an override that does not exist.
+
+    Example:
+        >>> model = AgeRegressor("t1_small", epochs=30)
+        >>> model.recipe.training.epochs
+        30
+        >>> model.fit(cohort, split, out="runs/t1").evaluate().table  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        recipe: str | os.PathLike[str] | Recipe = "t1_small",
+        *,
+        augmentation: TorchIOTransform | None = None,
+        store: str | os.PathLike[str] | None = None,
+        **overrides: Any,
+    ) -> None:
+        unknown = sorted(set(overrides) - set(SHORT))
+        if unknown:
+            raise UsageError(
+                f"AgeRegressor has no argument {unknown[0]!r}",
+                expected=f"one of {', '.join(SHORT)}",
+                fix="Other keys: Recipe.load(…).updated('key=value').",
+            )
+        changes = [f"{SHORT[name]}={value}" for name, value in overrides.items()]
+        self.recipe = (
+            recipe.updated(*changes)
+            if isinstance(recipe, Recipe)
+            else Recipe.load(find_recipe(os.fspath(recipe)), changes)
+        )
+        self._augmentation = augmentation
+        self._store = store
+        self._run: Run | None = None
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> AgeRegressor:
+        """Open the model of a run folder.
+
+        Raises:
+            UsageError: No run is there.
+        """
+        run = Run.open(folder)
+        model = cls(run.recipe)
+        model._run = run
+        return model
+
+    @property
+    def run(self) -> Run:
+        """The run that `fit` left, or that was loaded.
+
+        Raises:
+            UsageError: The model was not fitted yet.
+        """
+        if self._run is None:
+            raise UsageError(
+                "This model is not fitted yet",
+                fix="Call fit(cohort, split, out=…), or load a run with neuroage.load(folder).",
+            )
+        return self._run
+
+    def fit(
+        self,
+        cohort: Cohort,
+        split: Split,
+        *,
+        out: str | os.PathLike[str],
+        fold: int = 0,
+        resume: str = "never",
+        observer: Observer | None = None,
+    ) -> AgeRegressor:
+        """Train, score on the held-out subjects, and leave a run in `out`.
+
+        Args:
+            cohort: Scans; those of the recipe's modality are used.
+            split: Who is held out.
+            out: Folder of the run.
+            fold: Which fold of the split is held out.
+            resume: "never", "required" or "auto" (continue an interrupted training).
+            observer: Receives news while it runs.
+
+        Raises:
+            NeuroageError: As `neuroage.training.train.train`.
+        """
+        from neuroage.training.train import train
+
+        augmentation = None
+        if self._augmentation is not None:
+            from neuroage.imaging.torchio_pipeline import TorchIOPipeline
+            from neuroage.runs.seeds import child_seed
+
+            augmentation = TorchIOPipeline(
+                self._augmentation, child_seed(self.recipe.seed, "augment"), self.recipe.prepare.spacing
+            )
+        self._run = train(
+            self.recipe,
+            cohort,
+            split,
+            out,
+            fold=fold,
+            resume=resume,
+            store=self._open_store(),
+            augmentation=augmentation,
+            observer=observer,
+        )
+        return self
+
+    def predict(self, inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Cohort) -> pd.DataFrame:
+        """Predict the age of scans.
+
+        Args:
+            inputs: Image files, DICOM folders, folders of a known layout, tables, or a cohort.
+
+        Returns:
+            One row a scan: scan_id, subject_id, age (where known), predicted_age (years), gap, concerns in words.
+        """
+        from neuroage.training.predict import gather_scans, predict
+
+        if isinstance(inputs, (str, os.PathLike)):
+            inputs = [inputs]
+        cohort = inputs if isinstance(inputs, Cohort) else gather_scans(inputs, self.recipe.modality)
+        return predict(self.run, cohort.select(modality=self.recipe.modality), store=self._open_store()).table
+
+    def evaluate(self, cohort: Cohort | None = None) -> Evaluation:
+        """Score the model, with the mean predictor and ridge beside it.
+
+        Args:
+            cohort: Subjects with ages that it was not trained on; None: the held-out subjects of its split.
+
+        Returns:
+            The evaluation: `table`, `verdict`, `to_dict()`.
+        """
+        from neuroage.analysis import evaluate
+        from neuroage.training.predict import evaluate_on
+
+        if cohort is not None:
+            return evaluate_on(self.run, cohort.select(modality=self.recipe.modality), store=self._open_store())[0]
+        run = self.run
+        return evaluate(
+            run.predictions,
+            run.baselines,
+            name=self.recipe.modality,
+            meta={"selected_on": run.about.get("selected_on")},
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the run to another folder, whole or not at all.
+
+        Raises:
+            UsageError: The folder exists.
+        """
+        return self.run.copy_to(folder)
+
+    def _open_store(self) -> Store:
+        from neuroage.imaging.store import Store
+
+        return Store(self._store)
+
+
+def load(folder: str | os.PathLike[str]) -> AgeRegressor:
+    """Open the model of a run folder; errors as in `AgeRegressor.load`."""
+    return AgeRegressor.load(folder)
