@@ -1,12 +1,13 @@
 """Augmentation beside TorchIO and MONAI: equal outputs first, then times.
 
-    python benchmarks/augmentation.py [--quick] [--threads 2] [--json augmentation.json]
+    python benchmarks/augmentation.py [--quick] [--threads 2] [--scans 1 8] [--json augmentation.json]
 
-Every step is applied (p = 1), on the same threads, to the same volumes; peers are called as their documentation says. Before
-anything is timed, outputs for the same parameters are compared: the bias field with TorchIO's to 1e-5, the affine with
-TorchIO's to 1e-3 of the range, the whole pipeline without noise with TorchIO's. MONAI draws its bias field from another basis
-(Legendre), so there the work is alike and the pictures are not. TorchIO and MONAI have no random binning: their pipelines do
-one step less. A batch goes through the peers scan by scan, as their loaders do. Needs torchio and monai.
+Every step is applied (p = 1), on the same threads, to the same volumes; peers are called as their documentation says.
+Before anything is timed, outputs for the same parameters are compared: the bias field with TorchIO's to 1e-5, the
+affine with TorchIO's to 1e-3 of the range, the whole pipeline without noise with TorchIO's. MONAI draws its bias field
+from another basis (Legendre), so there the work is alike and the pictures are not. TorchIO and MONAI have no random
+binning: their pipelines do one step less. A batch goes through the peers scan by scan, as their loaders do. Needs
+torchio and monai.
 """
 
 from __future__ import annotations
@@ -194,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="91×109×91, one scan, three repeats")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
+    parser.add_argument("--scans", type=int, nargs="+", default=[1, 8], help="batch sizes")
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats after one untimed")
     parser.add_argument("--json", metavar="PATH", help="also write the figures here")
     options = parser.parse_args()
@@ -202,7 +204,7 @@ def main() -> None:
     versions |= {"monai": monai.__version__, "numpy": np.__version__}
     setting = {"threads": options.threads, "machine": platform.processor() or platform.machine(), "versions": versions}
     print(json.dumps(setting))
-    shapes, counts = (SHAPES[:1], [1]) if options.quick else (SHAPES, [1, 8])
+    shapes, counts = (SHAPES[:1], [1]) if options.quick else (SHAPES, options.scans)
     for shape in shapes:
         assert_equal_outputs(shape)
     print("equal outputs: bias field 1e-5, affine 1e-3 of the range, pipeline 2e-3 of the range")

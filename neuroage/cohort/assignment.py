@@ -53,6 +53,17 @@ def allow(ages: Floats, groups: Ints, max_share: float) -> Allowance:
     return Allowance(decades, caps, members[group], group.astype(np.int64))
 
 
+def allow_alone(ages: Floats, allowance: Allowance) -> Allowance:
+    """Give the same caps for people without groups, whose choice costs training nobody but themselves."""
+    own = (decade_of(ages)[:, None] == allowance.decades).astype(np.int64)
+    return Allowance(allowance.decades, allowance.caps, own, np.arange(len(ages), dtype=np.int64))
+
+
+def _keeps(chosen: Ints, allowance: Allowance) -> bool:
+    apart = len(np.unique(allowance.groups[chosen])) == len(chosen)
+    return apart and bool((allowance.removal[chosen].sum(axis=0) <= allowance.caps).all())
+
+
 def choose_nearest(ages: Floats, targets: Floats, allowance: Allowance) -> Ints | None:
     """Choose one subject for every target so that the sum of |age - target| is the least possible.
 
@@ -64,6 +75,12 @@ def choose_nearest(ages: Floats, targets: Floats, allowance: Allowance) -> Ints 
     Returns:
         Ascending positions of the chosen subjects (M,), or None when the allowance cannot give M subjects.
     """
+    if len(np.unique(allowance.groups)) < len(ages):
+        alone = choose_nearest(ages, targets, allow_alone(ages, allowance))
+        if alone is None or _keeps(alone, allowance):
+            return alone  # without regard to groups more is possible, so that nothing better can be missed
+        if len(np.unique(allowance.groups)) < len(targets):
+            return None
     near = _prune(ages, targets, allowance)
     classes, members = _classes(ages[near], allowance, near)
     taken = _solve(ages[near][classes.first], classes, targets, allowance)
@@ -77,10 +94,10 @@ def _prune(ages: Floats, targets: Floats, allowance: Allowance) -> Ints:
     """Keep, for every target, the nearest of each kind of subject; further ones cannot be needed.
 
     Of one kind are subjects of one decade whose choice costs training the same. At most M subjects are chosen, and each
-    blocks its own group, so that among the M x (largest group) nearest of a kind one is always free, and no worse.
+    blocks its own group, so that among the M x (group's members in the decade) nearest of a kind one is always
+    free, and no worse.
     """
     sizes = np.bincount(allowance.groups)
-    reach = len(targets) * int(sizes.max())
     wanted = np.unique(targets)
     kind = decade_of(ages)
     if sizes.max() > 1:
@@ -89,6 +106,9 @@ def _prune(ages: Floats, targets: Floats, allowance: Allowance) -> Ints:
     starts = np.flatnonzero(np.r_[True, np.diff(kind[order]) > 0])
     edge = np.zeros(len(ages) + 1, dtype=np.int64)
     for start, stop in zip(starts, np.r_[starts[1:], len(ages)], strict=True):
+        first = order[start]
+        own_decade = int(np.searchsorted(allowance.decades, decade_of(ages[first : first + 1])[0]))
+        reach = len(targets) * int(allowance.removal[first, own_decade])
         place = start + np.searchsorted(ages[order[start:stop]], wanted)
         np.add.at(edge, np.maximum(place - reach, start), 1)
         np.add.at(edge, np.minimum(place + reach, stop), -1)

@@ -68,7 +68,7 @@ class Cohort:
             )
         table, problems = standardise(raw, path.name)
         refuse_all(
-            [p for p in problems if p.action == "row left out"],
+            [Problem(p.where, p.what) for p in problems if p.action == "row left out"],
             f"{path} has rows that cannot be used",
             fix="Correct these rows; for a missing age write n/a.",
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from neuroage.cohort.ages import read_ages, read_sexes
 from neuroage.cohort.columns import recognise_columns
 from neuroage.cohort.modalities import canonical_modality
-from neuroage.cohort.problem import Problem
+from neuroage.cohort.problem import MAX_LISTED, Problem
 from neuroage.cohort.table_file import looks_headless
 from neuroage.errors import DataError
 
@@ -136,10 +136,17 @@ def settle_duplicates(table: pd.DataFrame, key: Sequence[str], name: str) -> tup
     first["age"] = np.where(spread > 0, ages["mean"], ages["min"])
     first["sex"] = first["sex"].where(~disputed, "")
     kept = first[spread <= AGE_CONFLICT_YEARS]
+    rows_of = _rows_of_groups(np.asarray(groups.ngroup(), dtype=np.int64))
     problems = [
         _duplicate_problem(repeated.iloc[rows], key, float(spread[k]), bool(disputed[k]), name)
-        for k, rows in enumerate(_rows_of_groups(groups.ngroup().to_numpy(dtype=np.int64)))
+        for k, rows in enumerate(rows_of[:MAX_LISTED])
     ]
+    if len(rows_of) > MAX_LISTED:
+        n_conflicts = int((spread[MAX_LISTED:] > AGE_CONFLICT_YEARS).sum())
+        what = f"{len(rows_of) - MAX_LISTED} further scans are there more than once"
+        problems.append(
+            Problem(name, what, f"{n_conflicts} left out for conflicting ages, of the others the first kept")
+        )
     return pd.concat([table[~table.index.isin(repeated.index)], kept]).sort_index(), problems
 
 

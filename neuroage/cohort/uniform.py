@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -170,14 +171,7 @@ def _infeasible(
             ways.append(f"at most {(spare - n_test) // n} folds")
         if n_test and spare > folds * n:
             ways.append(f"n_test at most {spare - folds * n}")
-    wider = next(
-        (
-            s
-            for s in np.arange(np.ceil(share * 100) + 1, 101) / 100
-            if _most_choosable(allow(pool.ages, pool.groups, float(s))) >= folds * n + n_test
-        ),
-        None,
-    )
+    wider = _least_share(pool, share, folds * n + n_test)
     if wider is not None:
         ways.append(f"max_share_per_decade at least {wider:.2f}")
     asked = f"{folds} x {n} validation" + (f" and {n_test} test" if n_test else "") + " subjects"
@@ -189,16 +183,27 @@ def _infeasible(
     )
 
 
+def _least_share(pool: SubjectPool, share: float, wanted: int) -> float | None:
+    """The least share per decade, in hundredths above the one given, that spares enough; None when not even 1 does."""
+    hundredths = range(int(share * 100 + 1e-9) + 1, 101)
+    enough = bisect_left(
+        hundredths, True, key=lambda h: _most_choosable(allow(pool.ages, pool.groups, h / 100)) >= wanted
+    )
+    return hundredths[enough] / 100 if enough < len(hundredths) else None
+
+
 def _most_choosable(allowance: Allowance) -> int:
     """The most subjects that can be chosen together; with groups a number that is surely possible (greedy)."""
-    lost = np.zeros(len(allowance.caps), dtype=np.int64)
-    used: set[int] = set()
-    for row in np.argsort(allowance.removal.sum(axis=1), kind="stable"):
-        group, after = int(allowance.groups[row]), lost + allowance.removal[row]
-        if group not in used and (after <= allowance.caps).all():
-            lost = after
-            used.add(group)
-    return len(used)
+    _, one_each = np.unique(allowance.groups, return_index=True)
+    removal = allowance.removal[one_each]  # a group costs the same whoever of it is chosen
+    if len(one_each) == len(allowance.groups):
+        return int(np.minimum(allowance.caps, removal.sum(axis=0)).sum())
+    left, n = allowance.caps.copy(), 0
+    for cost in removal[np.argsort(removal.sum(axis=1), kind="stable")]:
+        if (cost <= left).all():
+            left -= cost
+            n += 1
+    return n
 
 
 def split_table(pool: SubjectPool, folds: Sequence[Ints], test: Ints | None, group: str | None) -> pd.DataFrame:

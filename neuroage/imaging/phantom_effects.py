@@ -51,17 +51,17 @@ class AgeEffect:
 
 
 EFFECTS: tuple[AgeEffect, ...] = (
-    AgeEffect("ventricle_scale", "t1", "1", 0.70, 1.40, 0.05,
+    AgeEffect("ventricle_scale", "t1", "1", 0.72, 1.32, 0.045,
               "width of the lateral ventricles relative to mid-life; the third ventricle follows"),
-    AgeEffect("sulcal_half_width_mm", "t1", "mm", 0.25, 1.35, 0.09,
+    AgeEffect("sulcal_half_width_mm", "t1", "mm", 0.40, 1.10, 0.055,
               "half the width of sulci and fissures; the brain also draws back from the skull"),
     AgeEffect("cortical_thickness_mm", "t1", "mm", 3.80, 2.30, 0.10, "thickness of the grey ribbon"),
     AgeEffect("lesion_load", "t1", "lesions", 0.0, 24.0, 2.0,
               "dark spots and periventricular caps in white matter"),
-    AgeEffect("calibre_scale", "tof", "1", 1.25, 0.70, 0.04,
+    AgeEffect("calibre_scale", "tof", "1", 1.25, 0.70, 0.03,
               "visible width of every artery relative to mid-life (older arteries show less inflow)"),
-    AgeEffect("tortuosity_mm", "tof", "mm", 0.30, 3.00, 0.22, "amplitude of the winding of an artery about its course"),
-    AgeEffect("branch_share", "tof", "1", 1.00, 0.20, 0.06, "share of the distal branches that are visible"),
+    AgeEffect("tortuosity_mm", "tof", "mm", 0.30, 3.00, 0.18, "amplitude of the winding of an artery about its course"),
+    AgeEffect("branch_share", "tof", "1", 1.00, 0.20, 0.05, "share of the distal branches that are visible"),
 )
 """Directions follow the literature on healthy ageing; sizes are chosen so that a small network learns them from about
 110 subjects, which makes some of them larger than life.

@@ -54,7 +54,7 @@ _DISTAL = (
     ((11, -74, 4), (0.3, -0.5, 0.7), 0.9, 4),
     ((22, -56, -24), (0.5, -0.8, -0.2), 0.8, 2),
 )
-_DISTAL_RADIUS_MM = 0.75
+_DISTAL_RADIUS_MM = 0.85
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ from neuroage.errors import DataError
 from neuroage.imaging.read import Volume, read
 from neuroage.runs.recipe import Binning, Prepare
 
+# The grids of the MNI152 template (1, 1.5 and 2 mm; Fonov 2011, doi:10.1016/j.neuroimage.2010.07.033) share their middle; a
+# scanner's own coordinates, whose origin is the magnet's centre, come within 3 mm of it on all three axes by rare chance only.
+MNI152_MIDDLE_MM = np.array([0.0, -18.0, 18.0])
+TEMPLATE_TOLERANCE_MM = 3.0
 STEPS_VERSION = 1  # Raised whenever a step gives other numbers than before, so that stored volumes are made anew.
 
 
@@ -69,12 +73,7 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
         data = (data > 0).astype(np.float32)
     elif recipe.binning and recipe.binning.native:
         data = bin_levels(data, recipe.binning)
-    centre = (
-        head_centre(data, volume.spacing_mm, np.asarray(recipe.size) * recipe.spacing)
-        if recipe.centre == "head"
-        else None
-    )
-    index = (np.asarray(data.shape) - 1) / 2 if centre is None else centre
+    record["centred_on"], index = find_centre(data, volume, recipe)
     record["centre_voxel"] = np.round(index, 2).tolist()
     data, affine = resample(data, volume.affine, index, recipe.spacing, recipe.size)
     if data.max() == data.min():
@@ -87,6 +86,27 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
         data = bin_levels(data, recipe.binning)
     record["mean"], record["std"] = float(data.mean()), float(data.std())
     return Prepared(np.ascontiguousarray(data, dtype=np.float32)[None], affine, record)
+
+
+def find_centre(data: np.ndarray, volume: Volume, recipe: Prepare) -> tuple[str, np.ndarray]:
+    """Find what the field of view is centred on, as the recipe's `centre` says.
+
+    Args:
+        data: Shape (I, J, K), RAS+.
+        volume: Where the voxels lie in space.
+        recipe: Its `centre`, size and spacing.
+
+    Returns:
+        "head", "image" or "template", and the centre as a fractional voxel index, shape (3,).
+    """
+    middle = (np.asarray(volume.shape) - 1) / 2
+    if recipe.centre == "auto":
+        offset = MNI152_MIDDLE_MM - (volume.affine[:3, :3] @ middle + volume.affine[:3, 3])
+        if np.abs(offset).max() <= TEMPLATE_TOLERANCE_MM:
+            return "template", middle + np.linalg.solve(volume.affine[:3, :3], offset)
+    if recipe.centre == "image":
+        return "image", middle
+    return "head", head_centre(data, volume.spacing_mm, np.asarray(recipe.size) * recipe.spacing)
 
 
 def head_centre(data: np.ndarray, spacing_mm: tuple[float, float, float], fov_mm: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ def _affine_of(image: Any) -> np.ndarray:
     plain_analyze = isinstance(header, nib.analyze.AnalyzeHeader) and not isinstance(header, nib.Nifti1Header)
     if not plain_analyze or (isinstance(header, nib.spm99analyze.SpmAnalyzeHeader) and any(header["origin"][:3])):
         return np.asarray(image.affine, dtype=np.float64)
-    codes = ANALYZE_ORIENT.get(int(header["orient"]), "LAS")
+    codes = ANALYZE_ORIENT.get(int.from_bytes(header["orient"].tobytes(), "little"), "LAS")
     affine = np.zeros((4, 4))
     for axis, code in enumerate(codes):
         world = next(row for row, pair in enumerate(("LR", "PA", "IS")) if code in pair)

@@ -7,6 +7,7 @@ checked there, with the same report; see `Recipe.complain`.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,8 +75,8 @@ class Prepare(Section):
     Attributes:
         spacing_mm: Voxel size of the prepared volume in millimetres, one number or one per axis (R, A, S).
         size: Voxels of the prepared volume along R, A and S.
-        centre: What the field of view is centred on: the middle of the `head`, or of the `image` grid (for registered
-            scans).
+        centre: What the field of view is centred on: the middle of the `head`, of the `image` grid, or `auto`: of the MNI152
+            template where the scan lies on a grid of that template, else of the head.
         labels: The scan is a label map or mask: every voxel above 0 becomes 1, the rest 0, before resampling.
         nonfinite: `refuse` scans with NaN, or read NaN as `zero`.
         intensity: zscore, percentile (0–1 between the clip percentiles), mean (divide by it) or none.
@@ -87,7 +88,7 @@ class Prepare(Section):
 
     spacing_mm: Positive | tuple[Positive, Positive, Positive] = 2.0
     size: tuple[Size, Size, Size] = (80, 96, 80)
-    centre: Literal["head", "image"] = "head"
+    centre: Literal["auto", "head", "image"] = "auto"
     labels: bool = False
     nonfinite: Literal["refuse", "zero"] = "refuse"
     intensity: Literal["zscore", "percentile", "mean", "none"] = "zscore"
@@ -116,7 +117,7 @@ class Prepare(Section):
     @property
     def digest(self) -> str:
         """Sha256 of the section; equal preparations share stored volumes."""
-        return digest_text(self.model_dump_json())
+        return digest_text(json.dumps(self.model_dump(mode="json"), sort_keys=True))
 
 
 class Head(Section):
@@ -297,7 +298,7 @@ class Recipe(Section):
     @property
     def digest(self) -> str:
         """Sha256 of the whole recipe as resolved."""
-        return digest_text(self.model_dump_json())
+        return digest_text(json.dumps(self.model_dump(mode="json"), sort_keys=True))
 
 
 def recipe_differences(recipes: dict[str, Recipe]) -> dict[str, dict[str, Any]]:

@@ -73,7 +73,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str], lines: di
     Raises:
         UsageError: An override without `=`, or a path through something that is no mapping or list.
     """
-    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(content))
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(content, sort_keys=False))
     for override in overrides:
         key, sign, text = override.partition("=")
         key = key.strip()

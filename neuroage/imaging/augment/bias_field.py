@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from neuroage.errors import DataError
-from neuroage.imaging.augment.parts import PART_VOXELS, box_parts, run_parts
+from neuroage.imaging.augment.parts import box_parts, part_sizes, run_parts
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step
 
@@ -133,7 +133,7 @@ def _multiply_planes(
     """Multiply one image (C, n, …), a few planes at a time; field = exp(`powers` @ `inner`)."""
     channels, n_planes, n_columns = source.shape[0], source.shape[1], inner.shape[1]
     source, out = source.view(channels, n_planes, n_columns), out.view(channels, n_planes, n_columns)
-    sizes = (max(1, PART_VOXELS // n_columns), min(n_columns, PART_VOXELS))
+    sizes = part_sizes((n_planes, n_columns))
 
     def multiply(part: tuple[slice, ...], room: Sequence[torch.Tensor]) -> None:
         planes, columns = part

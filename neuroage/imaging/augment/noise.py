@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 
-from neuroage.imaging.augment.parts import PART_VOXELS, flat_parts, run_parts
+from neuroage.imaging.augment.parts import run_parts
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step
+
+_STREAM_VOXELS = 1 << 16
+"""Voxels that one stream makes noise for. Part of what a record means: another number replays another noise."""
 
 _STREAM_STEP = 0x9E3779B97F4A7C15
 """Distance between the seeds of neighbouring parts (2⁶⁴ / golden ratio): odd, so that no two parts share a seed."""
@@ -77,10 +80,11 @@ def add_noise(
     source, target = image.reshape(-1), out.view(-1)
 
     def add_part(part: slice, room: Sequence[torch.Tensor]) -> None:
-        number = part.start // PART_VOXELS
+        number = part.start // _STREAM_VOXELS
         generator = torch.Generator().manual_seed((seed + number * _STREAM_STEP) % (1 << 64))
         noise = room[0][: part.stop - part.start].normal_(mean, std, generator=generator)
         torch.add(source[part], noise, out=target[part])
 
-    run_parts(add_part, flat_parts(len(source)), room=[PART_VOXELS])
+    parts = [slice(start, min(start + _STREAM_VOXELS, len(source))) for start in range(0, len(source), _STREAM_VOXELS)]
+    run_parts(add_part, parts, room=[_STREAM_VOXELS])
     return out

@@ -132,7 +132,7 @@ def stream(seed: int, epoch: int, scan_index: int, name: str) -> np.random.Gener
     Source: Salmon et al. 2011, doi:10.1145/2063384.2063405.
     """
     step = int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little") ^ len(name)
-    return np.random.Generator(np.random.Philox(key=[seed, _STREAM], counter=[0, step, epoch, scan_index]))
+    return np.random.Generator(np.random.Philox(key=[seed % (1 << 64), _STREAM], counter=[0, step, epoch, scan_index]))
 
 
 def _unique_names(steps: Sequence[Step]) -> list[str]:

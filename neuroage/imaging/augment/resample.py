@@ -81,8 +81,8 @@ def resample_affine(
     Args:
         batch: Images (B, C, *spatial), floating point, finite; left alone.
         matrices: B matrices (D + 1, D + 1) from output to input voxel indices.
-        output_shape: Spatial shape of the result; as the input when None. A crop is a smaller shape and a shifted
-        matrix.
+        output_shape: Spatial shape of the result; as the input when None. A crop is a smaller shape, its corner in the
+            matrix.
         pad: What stands outside: the scan's own `minimum`, its nearest `border` voxel, or a number.
         interpolation: `linear`, or `nearest` for labels.
         out: Where to write, not overlapping `batch`. New memory when None.
@@ -135,8 +135,11 @@ def sharpen(batch: torch.Tensor, strength: float, *, out: torch.Tensor | None = 
                     line = centre.narrow(axis, edge - start, 1)
                     target.narrow(axis, edge - start, 1).sub_(line, alpha=strength)
 
-    sizes = [1, *part_sizes(shape)] if on_cpu else [len(batch), *shape]
-    run_parts(sharpen_box, box_parts(sizes, (len(batch), *shape)))
+    everything = (len(batch), *shape)
+    if on_cpu:
+        run_parts(sharpen_box, box_parts([1, *part_sizes(shape)], everything))
+    else:  # in this thread: a device's current stream belongs to the thread
+        sharpen_box(tuple(slice(0, size) for size in everything), ())
     return out
 
 

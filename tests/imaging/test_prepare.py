@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+
+from neuroage.errors import DataError
+from neuroage.imaging.prepare import bin_levels, otsu_threshold, prepare
+from neuroage.imaging.read import Volume
+from neuroage.runs.recipe import Binning, Prepare, Recipe
+
+RNG = np.random.default_rng(0)
+
+
+def ball(shape: tuple[int, int, int] = (40, 44, 36), centre: tuple[float, float, float] = (20, 22, 18), radius: float = 12) -> Volume:
+    axes = np.meshgrid(*[np.arange(n) - c for n, c in zip(shape, centre, strict=True)], indexing="ij")
+    distance = np.sqrt(sum(axis**2 for axis in axes))
+    data = np.where(distance < radius, 100 + 20 * axes[0] / radius, 0).astype(np.float32)
+    return Volume(data[None], np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def recipe(**values: object) -> Prepare:
+    return Recipe.from_dict({"prepare": {"spacing_mm": 2.0, "size": [30, 30, 30], **values}}).prepare
+
+
+def test_the_same_volume_and_recipe_give_the_same_numbers() -> None:
+    first, second = prepare(ball(), recipe()), prepare(ball(), recipe())
+    np.testing.assert_array_equal(first.data, second.data)
+    assert first.record == second.record
+
+
+def test_size_and_spacing_are_the_recipes() -> None:
+    prepared = prepare(ball(), recipe(spacing_mm=[3.0, 2.0, 4.0], size=[20, 24, 16]))
+    assert prepared.data.shape == (1, 20, 24, 16)
+    np.testing.assert_allclose(np.linalg.norm(prepared.affine[:3, :3], axis=0), [3, 2, 4])
+
+
+@pytest.mark.parametrize("centre", [(20, 22, 18), (14, 28, 22), (25.5, 18, 15)])
+def test_the_head_is_in_the_middle_wherever_it_lies(centre: tuple[float, float, float]) -> None:
+    data = prepare(ball(centre=centre), recipe(intensity="none")).data[0]
+    where = np.argwhere(data > 50)
+    middle = (where.min(axis=0) + where.max(axis=0)) / 2
+    assert np.abs(middle - 14.5).max() <= 2  # a head is sought on a grid of 3 mm
+
+
+def test_a_neck_does_not_pull_the_field_of_view_down() -> None:
+    volume = ball((40, 44, 60), (20, 22, 44))
+    volume.data[0, 12:28, 14:30, :36] = 100
+    data = prepare(volume, recipe(intensity="none")).data[0]
+    top = np.argwhere(data > 50)[:, 2].max()
+    assert 25 <= top <= 29
+
+
+def test_a_voxel_keeps_its_place_in_space() -> None:
+    volume = ball()
+    prepared = prepare(volume, recipe(spacing_mm=3.0, size=[24, 24, 24], intensity="none"))
+    world = np.array([44.0, 40.0, 36.0, 1.0])
+    before = volume.data[0][tuple(np.round(np.linalg.solve(volume.affine, world)[:3]).astype(int))]
+    after = prepared.data[0][tuple(np.round(np.linalg.solve(prepared.affine, world)[:3]).astype(int))]
+    assert after == pytest.approx(before, abs=4)
+
+
+def test_scans_on_a_template_grid_are_centred_on_the_template() -> None:
+    volume = ball((46, 55, 46), (16, 30, 20))
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = np.array([0, -18, 18]) - 4 * (np.array([46, 55, 46]) - 1) / 2
+    placed = prepare(Volume(volume.data, affine), recipe(spacing_mm=4.0, size=[40, 48, 40]))
+    assert placed.record["centred_on"] == "template"
+    np.testing.assert_allclose(placed.affine[:3, :3] @ [19.5, 23.5, 19.5] + placed.affine[:3, 3], [0, -18, 18], atol=1e-6)
+    assert prepare(volume, recipe()).record["centred_on"] == "head"
+
+
+def test_coarser_voxels_are_averages_not_samples() -> None:
+    noise = Volume(RNG.normal(100, 10, (1, 48, 48, 48)).astype(np.float32), np.eye(4))
+    fine = prepare(noise, recipe(spacing_mm=1.0, size=[16, 16, 16], centre="image", intensity="none", clip_percentiles=None)).data
+    coarse = prepare(noise, recipe(spacing_mm=4.0, size=[8, 8, 8], centre="image", intensity="none", clip_percentiles=None)).data
+    assert coarse.mean() == pytest.approx(fine.mean(), rel=0.01)
+    assert coarse.std() < fine.std() / 4
+
+
+def test_intensities_do_not_depend_on_the_scanners_units() -> None:
+    plain, louder = ball(), ball()
+    louder = Volume(louder.data * 37, louder.affine)
+    for intensity in ("zscore", "mean", "percentile"):
+        a, b = prepare(plain, recipe(intensity=intensity)).data, prepare(louder, recipe(intensity=intensity)).data
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_zscore_has_mean_zero_and_spread_one_over_the_foreground() -> None:
+    data = prepare(ball(), recipe(clip_percentiles=None, foreground="nonzero")).data
+    inside = data > data.min()
+    assert data[inside].mean() == pytest.approx(0, abs=0.02)
+    assert data[inside].std() == pytest.approx(1, abs=0.05)
+
+
+def test_percentile_scaling_lies_between_zero_and_one() -> None:
+    data = prepare(ball(), recipe(intensity="percentile")).data
+    assert (data.min(), data.max()) == (0, 1)
+
+
+def test_a_label_map_becomes_the_share_of_labelled_voxels() -> None:
+    labels = Volume((ball().data > 0) * RNG.integers(1, 6, ball().data.shape).astype(np.float32), ball().affine)
+    fine = prepare(labels, recipe(labels=True, intensity="none", clip_percentiles=None))
+    assert set(np.unique(fine.data)) == {0.0, 1.0}
+    coarse = prepare(labels, recipe(labels=True, intensity="none", clip_percentiles=None, spacing_mm=5.0, size=[12, 12, 12]))
+    assert 0 < ((coarse.data > 0.05) & (coarse.data < 0.95)).mean() < 0.5
+    assert coarse.data.sum() * 125 == pytest.approx(fine.data.sum() * 8, rel=0.05)
+
+
+def test_an_empty_field_of_view_is_an_error() -> None:
+    volume = ball((60, 60, 60), (8, 8, 8), 6)
+    with pytest.raises(DataError, match="field of view"):
+        prepare(volume, recipe(size=[16, 16, 16], centre="image"))
+
+
+@pytest.mark.parametrize("levels", [2, 5, 32])
+@pytest.mark.parametrize("method", ["equal_width", "quantile"])
+def test_binning_gives_that_many_levels_between_zero_and_one(method: str, levels: int) -> None:
+    data = RNG.normal(size=(10, 10, 10)).astype(np.float32)
+    binned = bin_levels(data, Binning(method=method, levels=levels))
+    np.testing.assert_allclose(np.unique(binned), np.arange(levels) / (levels - 1), atol=1e-6)
+    order = np.argsort(data.ravel())
+    assert (np.diff(binned.ravel()[order]) >= 0).all()
+
+
+def test_quantile_levels_hold_equally_many_voxels() -> None:
+    binned = bin_levels(RNG.exponential(size=4000).astype(np.float32), Binning(method="quantile", levels=4))
+    assert np.unique(binned, return_counts=True)[1].tolist() == pytest.approx([1000] * 4, abs=2)
+
+
+def test_binarising_at_a_threshold_a_percentile_and_otsus() -> None:
+    data = np.concatenate([RNG.normal(0, 1, 900), RNG.normal(20, 1, 100)]).astype(np.float32)
+    assert bin_levels(data, Binning(method="threshold", at=10)).sum() == 100
+    assert bin_levels(data, Binning(method="percentile", at=80)).sum() == pytest.approx(200, abs=1)
+    assert bin_levels(data, Binning(method="otsu")).sum() == 100
+    assert 4 < otsu_threshold(data) < 17
+
+
+def test_native_binning_keeps_thin_vessels_as_fractions() -> None:
+    data = np.zeros((1, 40, 40, 40), np.float32)
+    data[0, 20, 20, 5:35] = 200
+    data += RNG.normal(20, 2, data.shape).astype(np.float32)
+    volume = Volume(data, np.eye(4))
+    common = dict(spacing_mm=4.0, size=[10, 10, 10], centre="image", intensity="none", clip_percentiles=None)
+    native = prepare(volume, recipe(**common, binning={"method": "threshold", "at": 100, "native": True})).data
+    assert 0.9 < native.sum() * 64 / 30 < 1.1  # the vessel's volume is kept, though no coarse voxel is full
+    late = prepare(volume, recipe(**common, binning={"method": "threshold", "at": 100})).data
+    assert late.sum() == 0  # once averaged, no voxel passes the threshold
+
+
+@pytest.mark.parametrize(
+    "binning", [{"method": "threshold"}, {"method": "otsu", "at": 3}, {"method": "percentile", "at": 120}, {"levels": 1}]
+)
+def test_binning_without_meaning_is_refused(binning: dict) -> None:
+    with pytest.raises(Exception, match="prepare.binning"):
+        recipe(binning=binning)
