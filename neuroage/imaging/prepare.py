@@ -150,7 +150,7 @@ def resample(
 
     Smoothing has σ = 0.42 · √(s² − 1) voxels for a factor s, which brings the scan's blur up to the target's (full
     width at half maximum of one voxel each; Cardoso 2015, doi:10.1007/978-3-319-24571-3_81). Outside of the scan lies
-    its minimum.
+    its minimum. A scan that has the wanted spacing already is cropped on its own grid and not interpolated at all.
 
     Args:
         data: Shape (I, J, K).
@@ -170,7 +170,8 @@ def resample(
     new_affine = affine.copy()
     new_affine[:3, :3] = affine[:3, :3] * factor
     new_affine[:3, 3] = affine[:3, :3] @ start + affine[:3, 3]
-    if np.allclose(factor, 1, atol=1e-3) and np.allclose(start, np.round(start), atol=1e-3):
+    if np.allclose(factor, 1, atol=1e-3):
+        new_affine[:3, 3] = affine[:3, :3] @ np.round(start) + affine[:3, 3]
         return _crop_or_pad(data, np.round(start).astype(int), size), new_affine
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))  # voxel units: spacing 1, origin 0
     variance = (0.42**2) * np.maximum(factor**2 - 1, 0)

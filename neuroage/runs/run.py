@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-import neuroage
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import UsageError
 from neuroage.files import atomic_path, write_json
@@ -90,7 +89,7 @@ class Run:
             status="training",
             fold=fold,
             member=member,
-            neuroage=neuroage.__version__,
+            neuroage=metadata.version("neuroage"),
             started=now(),
             recipe_digest=recipe.digest,
             cohort_digest=cohort.digest,

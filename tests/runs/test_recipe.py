@@ -93,6 +93,6 @@ def test_every_shipped_recipe_is_complete_and_valid() -> None:
 def test_a_recipe_is_found_by_path_by_name_and_by_the_name_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("seed: 3\n")
     assert find_recipe(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
-    assert find_recipe("t1_small") == find_recipe("configs/t1_small.yaml") == shipped_recipes()["t1_small"]
+    assert find_recipe("t1_small") == find_recipe("elsewhere/t1_small.yaml") == shipped_recipes()["t1_small"]
     with pytest.raises(UsageError, match="did you mean 't1_small'"):
         find_recipe("t1_smal")
