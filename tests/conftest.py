@@ -19,7 +19,7 @@ SPACING_MM = 4.0
 
 def aging_ball(age: float, rng: np.random.Generator, size: int = 24) -> np.ndarray:
     """A bright ball with a dark middle that grows with age, in noise: what a ventricle does, in the smallest form."""
-    axes = np.meshgrid(*[np.arange(size) - (size - 1) / 2] * 3, indexing="ij")
+    axes = np.meshgrid(*[np.arange(size) - (size - 1) / 2 + shift for shift in (1.5, 0, -1.5)], indexing="ij")
     radius = np.sqrt(sum(axis**2 for axis in axes))
     data = np.where(radius < 10, 100.0, 0.0)
     data[radius < 2 + age / 14] = 30.0
@@ -34,8 +34,18 @@ def write_scans(folder: Path, modality: str, seed: int, noise_years: float) -> p
         path = folder / f"sub-{index:02d}_{modality}.nii.gz"
         data = aging_ball(age + rng.normal(0, noise_years), rng)
         nib.save(nib.Nifti1Image(data, np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1])), path)
-        rows.append({"scan_id": path.name.split(".")[0], "subject_id": f"sub-{index:02d}", "session": "", "modality": modality,
-                     "path": str(path), "age": age, "sex": "FM"[index % 2], "site": "here"})  # fmt: skip
+        rows.append(
+            {
+                "scan_id": path.name.split(".")[0],
+                "subject_id": f"sub-{index:02d}",
+                "session": "",
+                "modality": modality,
+                "path": str(path),
+                "age": age,
+                "sex": "FM"[index % 2],
+                "site": "here",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -43,7 +53,9 @@ def write_scans(folder: Path, modality: str, seed: int, noise_years: float) -> p
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """48 subjects, each with a t1 and a (noisier) tof scan of 24³ voxels."""
     folder = tmp_path_factory.mktemp("scans")
-    return Cohort(pd.concat([write_scans(folder, "t1", 1, 1.0), write_scans(folder, "tof", 2, 12.0)], ignore_index=True))
+    return Cohort(
+        pd.concat([write_scans(folder, "t1", 1, 1.0), write_scans(folder, "tof", 2, 12.0)], ignore_index=True)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def scored_rows(predictions: pd.DataFrame, sets: Sequence[str], name: str) -> pd
     for column in ("scan_id", "subject_id"):
         table[column] = table[column].astype(str)
     for column in ("fold", "member"):
-        table[column] = table[column].fillna(0) if column in table.columns else 0
+        table[column] = table[column].astype(object).fillna(0) if column in table.columns else 0
     if "set" in table.columns:
         chosen = table[table["set"].isin(list(sets))]
         if chosen.empty:

@@ -20,6 +20,7 @@ def index(
     layout: Annotated[
         str, typer.Option(help="How the data lie (`neuroage list layouts`); auto recognises it.")
     ] = "auto",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Find scans and ages, and write them as one table: who, when, which modality, where."""
@@ -29,6 +30,11 @@ def index(
     if not source.exists():
         raise UsageError(f"No such folder or table: {source}")
     cohort = Cohort.read(source, layout=layout)
+    if out_file.exists() and not overwrite and not _holds(out_file, cohort):
+        raise UsageError(
+            f"{out_file} exists and holds other scans",
+            fix="Choose another name with --out, or replace it with --overwrite.",
+        )
     cohort.to_csv(out_file)
     subjects = cohort.subjects()
     ages = subjects["age"].dropna()
@@ -62,6 +68,16 @@ def index(
     if len(cohort.problems) > 20:
         talk.print(f"  … and {len(cohort.problems) - 20} more (--json lists all)")
     talk.print(f"Wrote {out_file}. Next: `neuroage split --uniform-age`.")
+
+
+def _holds(path: Path, cohort: Cohort) -> bool:
+    from neuroage.cohort import Cohort
+    from neuroage.errors import NeuroageError
+
+    try:
+        return Cohort.from_csv(path).digest == cohort.digest
+    except NeuroageError:
+        return False
 
 
 def split(
@@ -146,7 +162,9 @@ def split(
         print_json({"split": out_file, "digest": made.digest, **made.meta})
         return
     _tell_split(made)
-    talk.print(f"Wrote {out_file} and {out_file.with_suffix('.json').name}. Next: `neuroage train --modality t1`.")
+    talk.print(
+        f"Wrote {out_file} and {out_file.with_suffix('.json').name}. Next: `neuroage train --modality {next(iter(cohort.modalities), 't1')}`."
+    )
 
 
 def _with_modalities(cohort: Cohort, modality: str | None) -> Cohort:

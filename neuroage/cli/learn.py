@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from neuroage.runs.recipe import Recipe
     from neuroage.runs.run import Run
 
+CURVES = ("inner_mae", "train_mae_eval", "train_mae")  # what is overlaid, the first that any run has
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a complete run.")]
 
 
@@ -67,10 +68,13 @@ def train(
     overrides = [*(set_ or []), *([f"training.precision={precision}"] if precision else [])]
     recipe = load_recipe(config, modality or _modality_of(config), overrides)
     _quiet_libraries()
-    from neuroage.training.experiment import train_members
+    from neuroage.training.experiment import member_name, train_members
 
     chosen = [fold] if fold is not None else list(range(folds or 1))
-    where = out_folder or Path("runs") / (recipe.modality if fold is None else f"{recipe.modality}-fold{fold}")
+    where = out_folder or Path("runs") / recipe.modality
+    if fold is not None and made.n_folds > 1 and out_folder is None:
+        # Where `--folds K --resume auto` looks for it, so that folds trained as an array of jobs become one run.
+        where = where / "members" / member_name(fold, recipe.seed)
     run = train_members(
         recipe,
         cohort,
@@ -236,10 +240,11 @@ def runs(
     rows = {name: {"status": run.about["status"], **_reached(run), **differences[name]} for name, run in found.items()}
     histories = {name: run.history for name, run in found.items() if not run.history.empty}
     picture = curves or folder / "curves.png"
-    if histories:
-        overlay_curves(histories, picture)
+    column = next((key for key in CURVES if any(key in history for history in histories.values())), None)
+    if column:
+        overlay_curves(histories, picture, column=column)
     if as_json:
-        print_json({"runs": rows, "curves": picture if histories else None})
+        print_json({"runs": rows, "curves": picture if column else None})
         return
     keys = list(next(iter(rows.values())))
     out.print(
@@ -249,8 +254,8 @@ def runs(
             [[name, *("–" if row[key] is None else str(row[key]) for key in keys)] for name, row in rows.items()],
         )
     )
-    if histories:
-        out.print(f"Curves: {picture}")
+    if column:
+        out.print(f"Curves ({column}): {picture}")
 
 
 def _reached(run: Run) -> dict[str, Any]:

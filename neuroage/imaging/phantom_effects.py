@@ -51,7 +51,7 @@ class AgeEffect:
 
 
 EFFECTS: tuple[AgeEffect, ...] = (
-    AgeEffect("ventricle_scale", "t1", "1", 0.72, 1.32, 0.045,
+    AgeEffect("ventricle_scale", "t1", "1", 0.70, 1.38, 0.04,
               "width of the lateral ventricles relative to mid-life; the third ventricle follows"),
     AgeEffect("sulcal_half_width_mm", "t1", "mm", 0.40, 1.10, 0.055,
               "half the width of sulci and fissures; the brain also draws back from the skull"),

@@ -51,7 +51,7 @@ def draw_head(traits: dict[str, float], rng: np.random.Generator | None, contras
     """
     t = head_template()
     sulcus_mm, thickness_mm = traits["sulcal_half_width_mm"], traits["cortical_thickness_mm"]
-    own = np.zeros(N_FOLD_FIELDS) if rng is None else rng.normal(0.0, 0.30, N_FOLD_FIELDS)
+    own = np.zeros(N_FOLD_FIELDS) if rng is None else rng.normal(0.0, 0.22, N_FOLD_FIELDS)
     own[0] = 1.0
     pial = _cortex_depth(t, own.astype(np.float32), sulcus_mm)
     stem = soft_share(t.stem + 1.0 - sulcus_mm)
@@ -70,7 +70,9 @@ def draw_head(traits: dict[str, float], rng: np.random.Generator | None, contras
     csf = soft_share(t.dura) - brain - ventricles
     np.clip(csf, 0.0, 1.0, out=csf)
     parts = {"ventricles": ventricles, "csf": csf, "grey": grey, "white": white, "lesions": lesions}
-    return Head(_paint(t, parts, contrast), parts)
+    # Flesh of face and neck is brighter in some people: what a threshold takes for the head varies without age.
+    flesh = 0.0 if rng is None else float(rng.uniform(-0.35, 0.35))
+    return Head(_paint(t, parts, contrast, flesh), parts)
 
 
 def _cortex_depth(t: HeadTemplate, own: np.ndarray, sulcus_mm: float) -> np.ndarray:
@@ -112,7 +114,7 @@ def _lesions(t: HeadTemplate, load: float, scale: float, rng: np.random.Generato
     return lesions
 
 
-def _paint(t: HeadTemplate, parts: dict[str, np.ndarray], contrast: float) -> np.ndarray:
+def _paint(t: HeadTemplate, parts: dict[str, np.ndarray], contrast: float, flesh: float) -> np.ndarray:
     level = INTENSITY
     grey, deep = level["grey"] - 0.05 * contrast, level["deep"]
     picture = t.deep * np.float32(deep - grey)
@@ -121,7 +123,7 @@ def _paint(t: HeadTemplate, parts: dict[str, np.ndarray], contrast: float) -> np
     picture += np.float32(level["white"]) * parts["white"]
     picture -= np.float32(level["white"] - 0.46) * parts["lesions"]
     picture += np.float32(level["csf"]) * parts["csf"]
-    image = t.shell.copy()
+    image = t.shell + np.float32(flesh) * t.soft
     image[t.brain] += picture
     image[t.brain] += np.float32(level["csf"]) * parts["ventricles"]
     return image

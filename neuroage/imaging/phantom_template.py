@@ -38,7 +38,8 @@ class HeadTemplate:
     """Fields on the template grid; millimetre fields are signed distances, positive inside.
 
     Args:
-        shell: Signal of the head without its brain, whole grid; every other field covers the crop `brain` of that grid.
+        shell: Signal of the head without its brain, whole grid; other fields cover the crop `brain`.
+        soft: Signal of muscle and fat of face and neck inside `shell`, whole grid too.
         brain: The crop.
         x: Coordinates of the crop, ready to broadcast; `y` and `z` likewise.
         depth: Below the surface of the cerebrum.
@@ -55,6 +56,7 @@ class HeadTemplate:
     """
 
     shell: np.ndarray
+    soft: np.ndarray
     brain: tuple[slice, slice, slice]
     x: np.ndarray
     y: np.ndarray
@@ -105,8 +107,9 @@ def head_template() -> HeadTemplate:
     around = np.arctan2(z + 36, -(y + 34)) * 34 + 0.25 * np.abs(x)
     furrows = np.sin(around * np.float32(2 * np.pi / 9.0) + 0.8 * folds[2])
     sites = np.argwhere((depth > 13) & (z > 4) & (ventricle > 1.9) & (deep < 0.02) & (np.abs(x) > 12))
+    shell, flesh = _shell(axes, dura_whole, rng)
     return HeadTemplate(
-        _shell(axes, dura_whole, rng), brain, x, y, z, depth, dura, stem, cerebellum,
+        shell, flesh, brain, x, y, z, depth, dura, stem, cerebellum,
         np.abs(furrows) * np.float32(9.0 / np.pi), _fissures(x, y, z, folds[3]), folds, ventricle, ventricle_mm, deep,
         sites[rng.choice(len(sites), 60, replace=False)])
 
@@ -214,8 +217,8 @@ def _deep_nuclei(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     return soft_share(np.maximum(np.maximum(thalamus, caudate), np.maximum(putamen, septum)))
 
 
-def _shell(axes: list[np.ndarray], dura: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Scalp, skull with marrow, face and neck: the part of the head that does not age here."""
+def _shell(axes: list[np.ndarray], dura: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Scalp, skull with marrow, face and neck: the part of the head that does not age here; and its flesh alone."""
     x, y, z = np.ix_(*axes)
     bumps, grain = _smooth_noise(dura.shape, 3.0, rng), _smooth_noise(dura.shape, 1.3, rng)
     cranium = _ellipsoid(x, y, z, (0, -3, 2), (80, 99, 84), 2.15)
@@ -246,4 +249,6 @@ def _shell(axes: list[np.ndarray], dura: np.ndarray, rng: np.random.Generator) -
     cavity = np.maximum(cavity, _ellipsoid(side, y, z, (10, 28, -42), (9, 9, 8)))
     cavity = cavity + 2.0 * bumps
     tissue = tissue * (1 - soft_share(cavity)) + 0.35 * soft_share(1.2 - np.abs(cavity))
-    return np.asarray((fat + inside * tissue) * (1 - soft_share(dura)), np.float32)
+    outside = 1 - soft_share(dura)
+    flesh = soft * muscle * (1 - orbit) * (1 - soft_share(cavity)) * inside * outside
+    return np.asarray((fat + inside * tissue) * outside, np.float32), np.asarray(flesh, np.float32)

@@ -28,8 +28,8 @@ def preview(
 ) -> None:
     """Draw scans as they are in the file, prepared, and augmented a few times.
 
-    Anterior is to the right of a sagittal picture; coronal and axial ones show the patient's left on the right-hand
-    side (neurological view), superior and anterior up. Sparse volumes (arteries) are shown as maximum projections.
+    Superior is up, in axial pictures anterior; anterior is to the right of a sagittal picture. Coronal and axial ones
+    show the patient's left on the left (neurological view). Sparse volumes (arteries) are shown as maximum projections.
 
     Args:
         scans: Pairs of a title and a path.

@@ -34,9 +34,7 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise UsageError(f"No predictions at {path}", fix="Run `neuroage predict`, or train to the end.")
-    table = pd.read_csv(
-        path, dtype={"scan_id": str, "subject_id": str, "set": str, "member": str}
-    )
+    table = pd.read_csv(path, dtype={"scan_id": str, "subject_id": str, "set": str, "member": str})
     for column in ("scan_id", "subject_id", "predicted_age"):
         if column not in table.columns:
             raise DataError(f"{path} has no column {column!r}", expected=did_you_mean(column, list(table.columns)))

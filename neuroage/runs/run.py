@@ -78,7 +78,7 @@ class Run:
                 f"{run.folder} holds a {'finished' if run.complete else 'started'} training",
                 fix="Continue it with --resume, or choose another folder with --out.",
             )
-        if run.folder.is_dir() and any(run.folder.iterdir()):
+        if run.folder.is_dir() and any(path.name != "members" for path in run.folder.iterdir()):
             raise UsageError(f"{run.folder} is not empty and holds no run", fix="Choose another folder with --out.")
         recipe.save(run._path("recipe.yaml"))
         cohort.to_csv(run._path("cohort.csv"))

@@ -40,7 +40,7 @@ def train_members(
         cohort, split, out, store, observer: As in `train`.
         folds: Folds of the split.
         repeats: Seeds a fold.
-        resume: As in `train`, for every member.
+        resume: As in `train`, for the run as a whole; members that are complete are kept, others continued or begun.
 
     Returns:
         The run; with several trainings its predictions are theirs together, with columns fold and member.
@@ -51,7 +51,7 @@ def train_members(
     if len(folds) == 1 and repeats == 1:
         return train(recipe, cohort, split, out, fold=folds[0], resume=resume, store=store, observer=observer)
     parent = Run(out)
-    if not parent.exists:
+    if not parent.exists or resume == "never":
         parent = Run.create_parent(out, recipe, cohort.select(modality=recipe.modality), split)
     elif parent.about["split_digest"] != split.digest or parent.about["recipe_digest"] != recipe.digest:
         raise RefusedError(f"{out} was started with another split or recipe", fix="Choose another folder.")
@@ -61,7 +61,7 @@ def train_members(
     members = []
     for fold in folds:
         for repeat in range(repeats):
-            name = f"fold{fold}-seed{recipe.seed + repeat}"
+            name = member_name(fold, recipe.seed + repeat)
             observer.stage(
                 f"Member {len(members) + 1} of {len(folds) * repeats}: {recipe.modality}, "
                 f"fold {fold}, seed {recipe.seed + repeat}"
@@ -75,12 +75,17 @@ def train_members(
                     parent.member_folder(name),
                     fold=fold,
                     member=name,
-                    resume=resume,
+                    resume="auto",
                     store=store,
                     observer=observer,
                 )
             )
     return _gather(parent, members)
+
+
+def member_name(fold: int, seed: int) -> str:
+    """Name the member that is trained on a fold with a seed."""
+    return f"fold{fold}-seed{seed}"
 
 
 def _gather(parent: Run, members: Sequence[Run]) -> Run:

@@ -28,6 +28,7 @@ from neuroage.training.checkpoint import load_checkpoint, optimiser_tensors, res
 from neuroage.training.optim import MovingAverage, learning_rate, make_optimiser
 
 CHECKPOINT_SECONDS = 600.0  # long epochs are also saved in their middle
+LEFT_RIGHT_AXIS = {4: 3, 5: 2}  # of a batch: columns of an image (B, C, H, W), the first axis of a RAS+ volume
 MEMORY_FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -147,9 +148,7 @@ def _train_epoch(
     error_sum = torch.tensor(state.error_sum, dtype=torch.float64, device=fabric.device)
     network.train()
     for images, positions in zip(trainee.train.volumes.batches(plan[state.step :]), plan[state.step :], strict=True):
-        scores = [
-            row["inner_" + trainee.task.headline] if trainee.inner else row["train_loss"] for row in state.history
-        ]
+        scores = _plateau_scores(trainee, state)
         rate = learning_rate(recipe.optim, state.epoch + state.step / len(plan), recipe.training.epochs, scores)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -176,6 +175,12 @@ def _train_epoch(
             if stop:
                 raise Interrupted(trainee.run, state.epoch + 1, recipe.training.epochs)
     state.loss_sum, state.error_sum, state.seconds = float(loss_sum), float(error_sum), time.monotonic() - started
+
+
+def _plateau_scores(trainee: Trainee, state: State) -> list[float]:
+    """Give what the plateau schedule watches: the inner error where there is an inner part, else the training loss."""
+    watched = f"inner_{trainee.task.headline}" if trainee.inner else "train_loss"
+    return [row[watched] for row in state.history]
 
 
 def _step(
@@ -209,7 +214,7 @@ def _score(trainee: Trainee, network: nn.Module, state: State) -> dict[str, Any]
     row: dict[str, Any] = {
         "epoch": state.epoch + 1,
         "learning_rate": learning_rate(
-            recipe.optim, state.epoch + 1.0, recipe.training.epochs, [r["train_loss"] for r in state.history]
+            recipe.optim, state.epoch + 1.0, recipe.training.epochs, _plateau_scores(trainee, state)
         ),
         "train_loss": state.loss_sum / n,
         f"train_{task.headline}": state.error_sum / n,
@@ -270,8 +275,8 @@ def run_network(
         images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
         with fabric.autocast():
             output = network(images).float()
-            if flips:  # the first spatial axis runs from left to right
-                output = (output + network(images.flip(2)).float()) / 2
+            if flips:
+                output = (output + network(images.flip(LEFT_RIGHT_AXIS[images.ndim])).float()) / 2
         outputs.append(output)
     network.train(was_training)
     return torch.cat(outputs)

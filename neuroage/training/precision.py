@@ -14,10 +14,8 @@ MOST_DIFFERENCE = 0.05  # and must give gradients within this relative distance 
 
 
 def make_fabric(precision: str) -> Fabric:
-    """Make the Fabric that places the training on devices; devices and cluster settings come from its environment."""
-    fabric = Fabric(
-        accelerator="auto", devices="auto" if torch.cuda.is_available() else 1, precision=FABRIC_NAMES[precision]
-    )  # type: ignore[arg-type]
+    """Make the Fabric that places the training on devices; one device, a GPU where there is one."""
+    fabric = Fabric(accelerator="auto", devices=1, precision=FABRIC_NAMES[precision])  # type: ignore[arg-type]
     fabric.launch()
     return fabric
 

@@ -164,7 +164,10 @@ def predict(
     table["concerns"] = ["; ".join(contract.concerns(prepared.volumes[scan_id].record)) for scan_id in table["scan_id"]]
     youngest, _, oldest = contract.age_years
     outside = ~table["predicted_age"].between(youngest, oldest)
-    table.loc[outside, "concerns"] += f"predicted age outside the training ages ({youngest:.0f} to {oldest:.0f} years)"
+    said = f"predicted age outside the training ages ({youngest:.0f} to {oldest:.0f} years)"
+    table.loc[outside, "concerns"] = [
+        f"{before}; {said}" if before else said for before in table.loc[outside, "concerns"]
+    ]
     return Answer(table, {name: average_members(parts) for name, parts in baselines.items()}, prepared.failures)
 
 

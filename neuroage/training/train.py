@@ -92,11 +92,12 @@ def train(
     if not 0 <= fold < max(split.n_folds, 1):
         raise UsageError(f"fold {fold}", expected=f"0 to {max(split.n_folds, 1) - 1}, the folds of this split")
     chosen = cohort.select(modality=recipe.modality)
+    task = build_task(recipe)
+    table = scans_in_sets(chosen, split, fold, task)
+    _refuse_too_few(table, recipe)  # before anything is written
     run = _open_or_create(recipe, chosen, split, Path(out), fold, member, resume)
     if run.complete:
         return run
-    task = build_task(recipe)
-    table = scans_in_sets(chosen, split, fold, task)
     observer.stage(f"Preparing {len(table)} scans")
     prepared = prepare_scans(
         chosen.select(scan_ids=list(table.index)).scans(),

@@ -52,7 +52,9 @@ def test_epochs_differ_and_are_repeatable() -> None:
 
 def test_scans_are_drawn_as_often_as_their_weight_says() -> None:
     weights = np.array([0.25, 0.25, 0.5, 1.0, 3.0])
-    counts = sum(np.bincount(np.concatenate(plan_epoch(5, 2, seed, weights)), minlength=5) for seed in range(2000)) / 2000
+    counts = (
+        sum(np.bincount(np.concatenate(plan_epoch(5, 2, seed, weights)), minlength=5) for seed in range(2000)) / 2000
+    )
     np.testing.assert_allclose(counts, weights, atol=0.05)
     for seed in range(20):  # systematic: never more than one off the weight
         once = np.bincount(np.concatenate(plan_epoch(5, 2, seed, weights)), minlength=5)

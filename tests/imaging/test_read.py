@@ -15,7 +15,13 @@ AFFINE[:3, 3] = [-5, -8, -12]
 
 
 def save(path: Path, data: np.ndarray = DATA, affine: np.ndarray = AFFINE) -> Path:
-    kind = nib.MGHImage if path.suffix == ".mgz" else nib.AnalyzeImage if path.suffix in (".hdr", ".img") else nib.Nifti1Image
+    kind = (
+        nib.MGHImage
+        if path.suffix == ".mgz"
+        else nib.AnalyzeImage
+        if path.suffix in (".hdr", ".img")
+        else nib.Nifti1Image
+    )
     nib.save(kind(data, affine), path)
     return path
 
@@ -49,9 +55,15 @@ def test_a_dicom_series_is_one_volume_in_the_right_order(tmp_path: Path) -> None
     for k in range(DATA.shape[2]):
         part = image[:, :, k]
         for tag, value in {
-            "0008|0060": "MR", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4", "0020|0013": str(k), "0008|0018": f"1.2.3.4.{k + 1}",
-            "0020|0032": f"0\\0\\{4 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0018|0050": "4",
-        }.items():  # fmt: skip
+            "0008|0060": "MR",
+            "0020|000d": "1.2.3",
+            "0020|000e": "1.2.3.4",
+            "0020|0013": str(k),
+            "0008|0018": f"1.2.3.4.{k + 1}",
+            "0020|0032": f"0\\0\\{4 * k}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0018|0050": "4",
+        }.items():
             part.SetMetaData(tag, value)
         writer.SetFileName(str(tmp_path / f"{9 - k}.dcm"))
         writer.Execute(part)
@@ -85,7 +97,9 @@ def test_scaled_intensities_are_the_ones_that_count(tmp_path: Path) -> None:
     image = nib.Nifti1Image(DATA, AFFINE)
     image.header.set_slope_inter(0.5, 3)
     nib.save(image, tmp_path / "a.nii.gz")
-    np.testing.assert_allclose(read(tmp_path / "a.nii.gz").data[0], nib.load(tmp_path / "a.nii.gz").get_fdata(), rtol=1e-6)
+    np.testing.assert_allclose(
+        read(tmp_path / "a.nii.gz").data[0], nib.load(tmp_path / "a.nii.gz").get_fdata(), rtol=1e-6
+    )
 
 
 def test_a_fourth_axis_of_one_volume_is_dropped(tmp_path: Path) -> None:

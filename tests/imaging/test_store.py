@@ -39,7 +39,9 @@ def test_another_recipe_or_a_changed_file_is_prepared_anew(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("store_as", "largest"), [("uint8", 1 / 509), ("float16", 1e-3), ("float32", 0.0)])
-def test_the_loss_of_precision_is_bounded_and_stated(tmp_path: Path, cohort: Cohort, store_as: str, largest: float) -> None:
+def test_the_loss_of_precision_is_bounded_and_stated(
+    tmp_path: Path, cohort: Cohort, store_as: str, largest: float
+) -> None:
     recipe = PREPARE.model_copy(update={"store_as": store_as})
     store = Store(tmp_path)
     path = scans_of(cohort)[0].path
@@ -60,7 +62,17 @@ def test_compressing_and_restoring_keeps_the_extremes() -> None:
 
 def test_a_bad_scan_is_left_out_with_its_reason(tmp_path: Path, cohort: Cohort) -> None:
     (tmp_path / "bad.nii.gz").write_bytes(b"nothing")
-    bad = Scan(scan_id="bad", subject_id="bad", session="", modality="t1", path=tmp_path / "bad.nii.gz", age=50.0, sex="", site="", extra={})
+    bad = Scan(
+        scan_id="bad",
+        subject_id="bad",
+        session="",
+        modality="t1",
+        path=tmp_path / "bad.nii.gz",
+        age=50.0,
+        sex="",
+        site="",
+        extra={},
+    )
     result = prepare_scans([*scans_of(cohort, 12), bad], PREPARE, Store(tmp_path / "s"))
     assert "bad" not in result.volumes
     assert "bad.nii.gz" in result.failures["bad"]
@@ -70,14 +82,30 @@ def test_too_many_bad_scans_fail_the_preparation_with_every_reason(tmp_path: Pat
     bad = []
     for index in range(3):
         (tmp_path / f"bad{index}.nii.gz").write_bytes(b"nothing")
-        bad.append(Scan(scan_id=f"bad{index}", subject_id="b", session="", modality="t1", path=tmp_path / f"bad{index}.nii.gz", age=50.0, sex="", site="", extra={}))
+        bad.append(
+            Scan(
+                scan_id=f"bad{index}",
+                subject_id="b",
+                session="",
+                modality="t1",
+                path=tmp_path / f"bad{index}.nii.gz",
+                age=50.0,
+                sex="",
+                site="",
+                extra={},
+            )
+        )
     with pytest.raises(DataError) as caught:
         prepare_scans([*scans_of(cohort), *bad], PREPARE, Store(tmp_path / "s"))
     assert all(f"bad{index}.nii.gz" in str(caught.value) for index in range(3))
-    assert prepare_scans([*scans_of(cohort), *bad], PREPARE, Store(tmp_path / "s"), max_failed_share=0.5).failures.keys() == {"bad0", "bad1", "bad2"}
+    assert prepare_scans(
+        [*scans_of(cohort), *bad], PREPARE, Store(tmp_path / "s"), max_failed_share=0.5
+    ).failures.keys() == {"bad0", "bad1", "bad2"}
 
 
-def test_a_volume_cut_short_by_a_crash_is_never_taken_for_whole(tmp_path: Path, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_cut_short_by_a_crash_is_never_taken_for_whole(
+    tmp_path: Path, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path)
     path = scans_of(cohort)[0].path
     assert path is not None
@@ -123,8 +151,18 @@ def test_the_default_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_preparation_digests_differ_for_every_key() -> None:
-    other = {"spacing_mm": 3.0, "size": (12, 12, 13), "centre": "head", "labels": True, "nonfinite": "zero", "intensity": "mean",
-             "foreground": "all", "clip_percentiles": None, "binning": {"levels": 4}, "store_as": "float32"}  # fmt: skip
+    other = {
+        "spacing_mm": 3.0,
+        "size": (12, 12, 13),
+        "centre": "head",
+        "labels": True,
+        "nonfinite": "zero",
+        "intensity": "mean",
+        "foreground": "all",
+        "clip_percentiles": None,
+        "binning": {"levels": 4},
+        "store_as": "float32",
+    }
     assert set(other) == set(Prepare.model_fields)
     digests = {Prepare.model_validate({**PREPARE.model_dump(), key: value}).digest for key, value in other.items()}
     assert len(digests | {PREPARE.digest}) == len(other) + 1

@@ -25,8 +25,18 @@ def test_all_problems_come_in_one_report_with_lines_and_suggestions(tmp_path: Pa
     with pytest.raises(UsageError) as caught:
         Recipe.load(tmp_path / "bad.yaml")
     said = str(caught.value)
-    for part in ("5 problems", "line 2, optm", "did you mean 'optim'", "line 4, optim.lr", "greater than 0", "line 5, optim.schedule",
-                 "line 7, prepare.sise", "did you mean 'size'", "line 9, training.epochs", "'many'"):  # fmt: skip
+    for part in (
+        "5 problems",
+        "line 2, optm",
+        "did you mean 'optim'",
+        "line 4, optim.lr",
+        "greater than 0",
+        "line 5, optim.schedule",
+        "line 7, prepare.sise",
+        "did you mean 'size'",
+        "line 9, training.epochs",
+        "'many'",
+    ):
         assert part in said
 
 
@@ -41,7 +51,9 @@ def test_all_problems_come_in_one_report_with_lines_and_suggestions(tmp_path: Pa
         ("augment", "[{torchio: RandomMotin}]", "did you mean 'RandomMotion'"),
     ],
 )
-def test_options_of_other_rooms_are_reported_with_the_recipes_lines(tmp_path: Path, key: str, value: str, part: str) -> None:
+def test_options_of_other_rooms_are_reported_with_the_recipes_lines(
+    tmp_path: Path, key: str, value: str, part: str
+) -> None:
     (tmp_path / "r.yaml").write_text(f"modality: t1\n{key}: {value}\n")
     with pytest.raises(UsageError) as caught:
         check_recipe(Recipe.load(tmp_path / "r.yaml"))
@@ -67,7 +79,10 @@ def test_overrides_are_typed_and_later_ones_win() -> None:
 
 
 def test_another_backbone_by_override_drops_the_options_of_the_former() -> None:
-    assert Recipe.from_dict({"backbone": {"name": "cnn", "n_blocks": 3}}).updated("backbone.name=sfcn").backbone.options == {}
+    assert (
+        Recipe.from_dict({"backbone": {"name": "cnn", "n_blocks": 3}}).updated("backbone.name=sfcn").backbone.options
+        == {}
+    )
 
 
 @pytest.mark.parametrize("override", ["optim.lr", "=3", "optim.lr.x=3", "optim.lr=[", "optim=4"])

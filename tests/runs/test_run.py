@@ -39,7 +39,9 @@ def test_opening_what_is_no_run_says_so(tmp_path: Path) -> None:
         Run.open(tmp_path / "nowhere")
 
 
-def test_members_are_found_inside_their_parent_only(tmp_path: Path, cohort: Cohort, split: Split, recipe: Recipe) -> None:
+def test_members_are_found_inside_their_parent_only(
+    tmp_path: Path, cohort: Cohort, split: Split, recipe: Recipe
+) -> None:
     parent = Run.create_parent(tmp_path / "ensemble", recipe, cohort, split)
     for seed in range(2):
         Run.create(parent.member_folder(f"seed{seed}"), recipe, cohort, split, fold=0, member=f"seed{seed}")
@@ -56,7 +58,9 @@ def test_a_copy_is_whole_and_never_replaces(tmp_path: Path, cohort: Cohort, spli
 
 
 def test_predictions_keep_every_digit_and_gap_is_predicted_minus_age(tmp_path: Path) -> None:
-    table = pd.DataFrame({"scan_id": ["01"], "subject_id": ["007"], "set": ["validation"], "age": [40.0], "predicted_age": [1 / 3]})
+    table = pd.DataFrame(
+        {"scan_id": ["01"], "subject_id": ["007"], "set": ["validation"], "age": [40.0], "predicted_age": [1 / 3]}
+    )
     save_predictions(table, tmp_path / "p.csv")
     back = read_predictions(tmp_path / "p.csv")
     assert back["subject_id"].tolist() == ["007"]
@@ -73,7 +77,9 @@ def test_a_table_without_predictions_is_refused(tmp_path: Path) -> None:
 
 
 def test_members_are_averaged_scan_by_scan_and_their_spread_is_told() -> None:
-    first = pd.DataFrame({"scan_id": ["a", "b"], "subject_id": ["a", "b"], "age": [30.0, 40.0], "predicted_age": [30.0, 50.0]})
+    first = pd.DataFrame(
+        {"scan_id": ["a", "b"], "subject_id": ["a", "b"], "age": [30.0, 40.0], "predicted_age": [30.0, 50.0]}
+    )
     averaged = average_members([first, first.assign(predicted_age=[34.0, 50.0])])
     assert averaged["predicted_age"].tolist() == [32.0, 50.0]
     assert averaged["members_std"].tolist() == [2.0, 0.0]
@@ -81,16 +87,23 @@ def test_members_are_averaged_scan_by_scan_and_their_spread_is_told() -> None:
 
 
 def _contract() -> InputContract:
-    records = [{"native_spacing_mm": [1.0, 1.0, 1.0], "mean": 0.1 * k, "std": 1.0, "foreground_share": 0.4} for k in range(10)]
+    records = [
+        {"native_spacing_mm": [1.0, 1.0, 1.0], "mean": 0.1 * k, "std": 1.0, "foreground_share": 0.4} for k in range(10)
+    ]
     return InputContract.of("t1", (2.0, 2.0, 2.0), (8, 8, 8), records, np.linspace(20, 80, 10))
 
 
 def test_a_scan_like_the_training_scans_raises_no_concern() -> None:
-    assert _contract().concerns({"native_spacing_mm": [1.0, 1.0, 1.0], "mean": 0.5, "std": 1.0, "foreground_share": 0.4}) == []
+    assert (
+        _contract().concerns({"native_spacing_mm": [1.0, 1.0, 1.0], "mean": 0.5, "std": 1.0, "foreground_share": 0.4})
+        == []
+    )
 
 
 def test_centimetres_for_millimetres_and_odd_intensities_raise_concerns() -> None:
-    concerns = _contract().concerns({"native_spacing_mm": [0.1, 0.1, 0.1], "mean": 90.0, "std": 1.0, "foreground_share": 0.4})
+    concerns = _contract().concerns(
+        {"native_spacing_mm": [0.1, 0.1, 0.1], "mean": 90.0, "std": 1.0, "foreground_share": 0.4}
+    )
     assert len(concerns) == 2
     assert "mean intensity" in concerns[0]
     assert "voxels" in concerns[1]

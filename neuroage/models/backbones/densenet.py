@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from neuroage.models.backbones import refuse_weights
 
 BLOCKS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}  # Huang 2017, table 1
+
+
+class HalveWhilePossible(nn.Module):
+    """A pooling layer that leaves features alone once an axis has a single voxel, so that any input size works."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, F, *spatial) → (B, F, *reduced)."""
+        return self.pool(features) if min(features.shape[2:]) >= 2 else features
 
 
 def build(
@@ -50,9 +62,9 @@ def build(
         norm=norms[norm],
         dropout_prob=dropout,
     )
-    for module in network.modules():
-        if isinstance(module, (nn.AvgPool2d, nn.AvgPool3d)):
-            module.ceil_mode = True  # an axis of one voxel stays one voxel, so any input size works
+    for name, layer in network.features.named_children():
+        if name.startswith("transition"):
+            layer.pool = HalveWhilePossible(layer.pool)
     features = nn.Sequential(network.features, nn.ReLU())
     features.n_features = network.class_layers.out.in_features
     return features
