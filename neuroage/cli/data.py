@@ -163,7 +163,8 @@ def split(
         return
     _tell_split(made)
     talk.print(
-        f"Wrote {out_file} and {out_file.with_suffix('.json').name}. Next: `neuroage train --modality {next(iter(cohort.modalities), 't1')}`."
+        f"Wrote {out_file} and {out_file.with_suffix('.json').name}. "
+        f"Next: `neuroage train --modality {next(iter(cohort.modalities), 't1')}`."
     )
 
 

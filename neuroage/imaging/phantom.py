@@ -73,9 +73,15 @@ class PhantomSubject:
     scans: dict[str, PhantomScan]
 
 
-def phantom_subject(age: float | None = None, seed: int = 0, *, index: int = 0,
-                    age_range: tuple[float, float] = AGE_RANGE_YEARS, noise_free: bool = False,
-                    modalities: Sequence[str] = ("t1", "tof")) -> PhantomSubject:
+def phantom_subject(
+    age: float | None = None,
+    seed: int = 0,
+    *,
+    index: int = 0,
+    age_range: tuple[float, float] = AGE_RANGE_YEARS,
+    noise_free: bool = False,
+    modalities: Sequence[str] = ("t1", "tof"),
+) -> PhantomSubject:
     """Draw one subject in memory.
 
     The subject depends on `seed` and `index` alone, so subject 7 of a cohort of 10 is subject 7 of a cohort of 1,000.
@@ -117,8 +123,14 @@ def phantom_subject(age: float | None = None, seed: int = 0, *, index: int = 0,
     return PhantomSubject(age, sex, site, scans)
 
 
-def _draw_scan(modality: str, apparent_age: float, settings: ScanSettings, contrast: float,
-               own: np.random.Generator | None, scanner: np.random.Generator | None) -> PhantomScan:
+def _draw_scan(
+    modality: str,
+    apparent_age: float,
+    settings: ScanSettings,
+    contrast: float,
+    own: np.random.Generator | None,
+    scanner: np.random.Generator | None,
+) -> PhantomScan:
     """Draw one scan; `own` makes the person, `scanner` the noise, None leaves either out."""
     traits = draw_traits(modality, apparent_age, own)
     if modality == "t1":
@@ -130,9 +142,15 @@ def _draw_scan(modality: str, apparent_age: float, settings: ScanSettings, contr
     return PhantomScan(data, affine, apparent_age, traits)
 
 
-def make_phantom(out: str | Path, *, n_subjects: int = 160, seed: int = 0,
-                 age_range: tuple[float, float] = AGE_RANGE_YEARS, processes: int | None = None,
-                 progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def make_phantom(
+    out: str | Path,
+    *,
+    n_subjects: int = 160,
+    seed: int = 0,
+    age_range: tuple[float, float] = AGE_RANGE_YEARS,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Write a synthetic BIDS data set of T1w scans and time-of-flight angiograms with known age effects.
 
     Args:
@@ -159,8 +177,9 @@ def make_phantom(out: str | Path, *, n_subjects: int = 160, seed: int = 0,
     if n_subjects < 1:
         raise UsageError(f"{n_subjects} subjects", expected="1 or more", fix="Ask for at least one subject.")
     if not 0 <= age_range[0] < age_range[1] <= 120:
-        raise UsageError(f"age range {age_range[0]:g} to {age_range[1]:g}",
-                         expected="two rising ages from 0 to 120 years")
+        raise UsageError(
+            f"age range {age_range[0]:g} to {age_range[1]:g}", expected="two rising ages from 0 to 120 years"
+        )
     root = Path(out)
     root.mkdir(parents=True, exist_ok=True)
     write = partial(_write_subject, root, seed, (float(age_range[0]), float(age_range[1])))
@@ -187,8 +206,12 @@ def _each(write: Callable[[int], dict[str, Any]], n_subjects: int, processes: in
 def _write_subject(root: Path, seed: int, age_range: tuple[float, float], index: int) -> dict[str, Any]:
     subject = phantom_subject(seed=seed, index=index, age_range=age_range)
     participant_id = f"sub-{index + 1:04d}"
-    truth: dict[str, Any] = {"participant_id": participant_id, "age": subject.age, "sex": subject.sex,
-                             "site": subject.site}
+    truth: dict[str, Any] = {
+        "participant_id": participant_id,
+        "age": subject.age,
+        "sex": subject.sex,
+        "site": subject.site,
+    }
     for modality, scan in subject.scans.items():
         phantom_bids.write_scan(root, participant_id, modality, scan.data, scan.affine, subject.site)
         guess = float(best_age(np.array(scan.apparent_age), modality, age_range))
@@ -204,17 +227,20 @@ def _facts(seed: int, age_range: tuple[float, float], truths: list[dict[str, Any
         drawn[modality] = float(np.abs(guesses - ages).mean())
     return {
         "what": "Synthetic heads: no person was scanned.",
-        "generator": "neuroage phantom", "generator_version": GENERATOR_VERSION,
-        "seed": seed, "n_subjects": len(truths), "age_range_years": list(age_range),
+        "generator": "neuroage phantom",
+        "generator_version": GENERATOR_VERSION,
+        "seed": seed,
+        "n_subjects": len(truths),
+        "age_range_years": list(age_range),
         "apparent_age_sd_years": APPARENT_AGE_SD_YEARS,
         "noise_ceiling_years": {modality: noise_ceiling(modality, age_range) for modality in APPARENT_AGE_SD_YEARS},
         "noise_ceiling_of_these_subjects_years": drawn,
         "noise_ceiling_meaning": "Mean absolute error of the best possible guess (the median of age given apparent "
-                                 "age) by someone who reads the apparent age off the picture without error; ages are "
-                                 "uniform in the range.",
+        "age) by someone who reads the apparent age off the picture without error; ages are "
+        "uniform in the range.",
         "mean_baseline_years": (age_range[1] - age_range[0]) / 4,
         "age_effects": [asdict(effect) for effect in EFFECTS],
         "nuisance": "head size ±8%, rotation ±8°, shift ±6 mm, bias field, Rician noise, gain ×0.5 to ×2, contrast, "
-                    "voxel spacing, matrix size, stored orientation, site: all drawn without looking at age",
+        "voxel spacing, matrix size, stored orientation, site: all drawn without looking at age",
         "subjects": truths,
     }

@@ -73,16 +73,28 @@ def write_tables(root: Path, people: Sequence[dict[str, Any]], generator_version
         people: One row per subject: participant_id, age (years), sex, site; anything else is left out.
         generator_version: Version of the phantom, stated in the description.
     """
-    write_json(root / "dataset_description.json", {
-        "Name": "Synthetic brain-age cohort", "BIDSVersion": BIDS_VERSION, "DatasetType": "raw", "License": "CC0",
-        "Authors": ["neuroage phantom"], "HowToAcknowledge": "Synthetic: no person was scanned.",
-        "GeneratedBy": [{"Name": "neuroage phantom", "Version": generator_version, "Description": "synthetic heads"}],
-    })
-    write_json(root / "participants.json", {
-        "age": {"Description": "age at the scan (made up)", "Units": "years"},
-        "sex": {"Description": "sex (made up)", "Levels": {"F": "female", "M": "male"}},
-        "site": {"Description": "where the scan was taken (made up)"},
-    })
+    write_json(
+        root / "dataset_description.json",
+        {
+            "Name": "Synthetic brain-age cohort",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "raw",
+            "License": "CC0",
+            "Authors": ["neuroage phantom"],
+            "HowToAcknowledge": "Synthetic: no person was scanned.",
+            "GeneratedBy": [
+                {"Name": "neuroage phantom", "Version": generator_version, "Description": "synthetic heads"}
+            ],
+        },
+    )
+    write_json(
+        root / "participants.json",
+        {
+            "age": {"Description": "age at the scan (made up)", "Units": "years"},
+            "sex": {"Description": "sex (made up)", "Levels": {"F": "female", "M": "male"}},
+            "site": {"Description": "where the scan was taken (made up)"},
+        },
+    )
     table = io.StringIO()
     columns = ["participant_id", "age", "sex", "site"]
     writer = csv.DictWriter(table, columns, extrasaction="ignore", delimiter="\t", lineterminator="\n")

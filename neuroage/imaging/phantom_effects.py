@@ -51,15 +51,35 @@ class AgeEffect:
 
 
 EFFECTS: tuple[AgeEffect, ...] = (
-    AgeEffect("ventricle_scale", "t1", "1", 0.70, 1.38, 0.04,
-              "width of the lateral ventricles relative to mid-life; the third ventricle follows"),
-    AgeEffect("sulcal_half_width_mm", "t1", "mm", 0.40, 1.10, 0.055,
-              "half the width of sulci and fissures; the brain also draws back from the skull"),
+    AgeEffect(
+        "ventricle_scale",
+        "t1",
+        "1",
+        0.70,
+        1.38,
+        0.04,
+        "width of the lateral ventricles relative to mid-life; the third ventricle follows",
+    ),
+    AgeEffect(
+        "sulcal_half_width_mm",
+        "t1",
+        "mm",
+        0.40,
+        1.10,
+        0.055,
+        "half the width of sulci and fissures; the brain also draws back from the skull",
+    ),
     AgeEffect("cortical_thickness_mm", "t1", "mm", 3.80, 2.30, 0.10, "thickness of the grey ribbon"),
-    AgeEffect("lesion_load", "t1", "lesions", 0.0, 24.0, 2.0,
-              "dark spots and periventricular caps in white matter"),
-    AgeEffect("calibre_scale", "tof", "1", 1.25, 0.70, 0.03,
-              "visible width of every artery relative to mid-life (older arteries show less inflow)"),
+    AgeEffect("lesion_load", "t1", "lesions", 0.0, 24.0, 2.0, "dark spots and periventricular caps in white matter"),
+    AgeEffect(
+        "calibre_scale",
+        "tof",
+        "1",
+        1.25,
+        0.70,
+        0.03,
+        "visible width of every artery relative to mid-life (older arteries show less inflow)",
+    ),
     AgeEffect("tortuosity_mm", "tof", "mm", 0.30, 3.00, 0.18, "amplitude of the winding of an artery about its course"),
     AgeEffect("branch_share", "tof", "1", 1.00, 0.20, 0.05, "share of the distal branches that are visible"),
 )
@@ -87,8 +107,7 @@ def draw_traits(modality: str, apparent_age: float, rng: np.random.Generator | N
     return {effect.name: effect.value(apparent_age, float(d)) for effect, d in zip(effects, deviations, strict=True)}
 
 
-def best_age(apparent_age: np.ndarray, modality: str,
-             age_range: tuple[float, float] = AGE_RANGE_YEARS) -> np.ndarray:
+def best_age(apparent_age: np.ndarray, modality: str, age_range: tuple[float, float] = AGE_RANGE_YEARS) -> np.ndarray:
     """Give the guess with the smallest expected absolute error when apparent age is known exactly.
 
     It is the median of age given apparent age: with ages uniform over the range, a normal distribution cut at its ends.
@@ -105,8 +124,9 @@ def best_age(apparent_age: np.ndarray, modality: str,
         UsageError: The phantom does not draw that modality.
     """
     if modality not in APPARENT_AGE_SD_YEARS:
-        raise UsageError(f"modality '{modality}' of the phantom",
-                         expected=did_you_mean(modality, APPARENT_AGE_SD_YEARS))
+        raise UsageError(
+            f"modality '{modality}' of the phantom", expected=did_you_mean(modality, APPARENT_AGE_SD_YEARS)
+        )
     sd = APPARENT_AGE_SD_YEARS[modality]
     # Beyond 20 standard deviations the guess is the end of the range, and the tail areas would underflow.
     shown = np.clip(np.asarray(apparent_age, float), age_range[0] - 20 * sd, age_range[1] + 20 * sd)

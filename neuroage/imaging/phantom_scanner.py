@@ -81,7 +81,9 @@ def draw_settings(modality: str, site: str, head_scale: float, rng: np.random.Ge
     degree = np.add.outer(np.add.outer(np.arange(4), np.arange(4)), np.arange(4))
     bias = np.where((degree >= 1) & (degree <= _BIAS_ORDER), bias * 0.10, 0.0)
     return ScanSettings(
-        spacing_mm=plain.spacing_mm, shape=plain.shape, centre_mm=plain.centre_mm,
+        spacing_mm=plain.spacing_mm,
+        shape=plain.shape,
+        centre_mm=plain.centre_mm,
         rotation=_rotation(np.deg2rad(rng.uniform(-8, 8, 3))),
         shift_mm=tuple(rng.uniform(-6, 6, 3)),
         head_scale=head_scale,
@@ -109,11 +111,13 @@ def resample_head(image: np.ndarray, origin_mm: np.ndarray, step_mm: float, sett
     matrix = to_head @ np.diag(settings.spacing_mm) / step_mm
     offset = (to_head @ (affine[:3, 3] - np.array(settings.shift_mm)) - origin_mm) / step_mm
     return np.asarray(
-        ndimage.affine_transform(image, matrix, offset, settings.shape, np.float32, order=1, prefilter=False))
+        ndimage.affine_transform(image, matrix, offset, settings.shape, np.float32, order=1, prefilter=False)
+    )
 
 
-def acquire(signal: np.ndarray, modality: str, settings: ScanSettings,
-            rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+def acquire(
+    signal: np.ndarray, modality: str, settings: ScanSettings, rng: np.random.Generator | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Turn signal on the scan's voxels into the stored scan: bias field, Rician noise, gain, int16, stored orientation.
 
     Args:

@@ -21,15 +21,33 @@ N_FOLD_FIELDS = 5
 _FOLD_SEED = 20  # any number: the folding that all subjects share
 
 INTENSITY = {
-    "white": 0.84, "grey": 0.56, "deep": 0.66, "csf": 0.20,
-    "fat": 1.0, "bone": 0.07, "marrow": 0.34, "muscle": 0.38,
+    "white": 0.84,
+    "grey": 0.56,
+    "deep": 0.66,
+    "csf": 0.20,
+    "fat": 1.0,
+    "bone": 0.07,
+    "marrow": 0.34,
+    "muscle": 0.38,
 }
 """T1-weighted signal relative to fat, read off typical MPRAGE contrast."""
 
 # Right lateral ventricle as a tube: x, y, z, radius in mm from the frontal horn to the tip of the temporal horn.
-_VENTRICLE = np.array([
-    [5, 38, 6, 3.0], [7, 31, 10, 5.5], [8, 18, 15, 5.5], [8.5, 2, 19, 5.5], [10, -14, 20, 5.5], [14, -28, 17, 6.5],
-    [20, -38, 10, 8.0], [25, -38, -1, 6.0], [29, -27, -10, 4.0], [30, -13, -16, 3.4], [28, -4, -19, 2.6]])
+_VENTRICLE = np.array(
+    [
+        [5, 38, 6, 3.0],
+        [7, 31, 10, 5.5],
+        [8, 18, 15, 5.5],
+        [8.5, 2, 19, 5.5],
+        [10, -14, 20, 5.5],
+        [14, -28, 17, 6.5],
+        [20, -38, 10, 8.0],
+        [25, -38, -1, 6.0],
+        [29, -27, -10, 4.0],
+        [30, -13, -16, 3.4],
+        [28, -4, -19, 2.6],
+    ]
+)
 _OCCIPITAL_HORN = np.array([[20, -38, 10, 7.0], [20, -50, 8, 5.0], [17, -62, 6, 3.0], [15, -70, 5, 1.6]])
 
 
@@ -91,10 +109,15 @@ def head_template() -> HeadTemplate:
     """Paint the template; kept for the life of the process (about 40 MB)."""
     axes = [np.arange(a, b + 1e-6, STEP_MM, dtype=np.float32) for a, b in zip(_LOW_MM, _HIGH_MM, strict=True)]
     first, last = ((edge - _LOW_MM) / STEP_MM for edge in (_BRAIN_LOW_MM, _BRAIN_HIGH_MM))
-    brain = (slice(int(first[0]), int(last[0]) + 1), slice(int(first[1]), int(last[1]) + 1),
-             slice(int(first[2]), int(last[2]) + 1))
-    x, y, z = (axis[crop].reshape([-1 if k == n else 1 for k in range(3)])
-               for n, (axis, crop) in enumerate(zip(axes, brain, strict=True)))
+    brain = (
+        slice(int(first[0]), int(last[0]) + 1),
+        slice(int(first[1]), int(last[1]) + 1),
+        slice(int(first[2]), int(last[2]) + 1),
+    )
+    x, y, z = (
+        axis[crop].reshape([-1 if k == n else 1 for k in range(3)])
+        for n, (axis, crop) in enumerate(zip(axes, brain, strict=True))
+    )
     rng = np.random.default_rng(_FOLD_SEED)
     depth, stem, cerebellum = _cerebrum_depth(x, y, z), _stem_depth(x, y, z), _cerebellum_depth(x, y, z)
     dura = np.maximum(np.maximum(depth, cerebellum + 1.0), stem + 2.0) + 1.8
@@ -109,13 +132,34 @@ def head_template() -> HeadTemplate:
     sites = np.argwhere((depth > 13) & (z > 4) & (ventricle > 1.9) & (deep < 0.02) & (np.abs(x) > 12))
     shell, flesh = _shell(axes, dura_whole, rng)
     return HeadTemplate(
-        shell, flesh, brain, x, y, z, depth, dura, stem, cerebellum,
-        np.abs(furrows) * np.float32(9.0 / np.pi), _fissures(x, y, z, folds[3]), folds, ventricle, ventricle_mm, deep,
-        sites[rng.choice(len(sites), 60, replace=False)])
+        shell,
+        flesh,
+        brain,
+        x,
+        y,
+        z,
+        depth,
+        dura,
+        stem,
+        cerebellum,
+        np.abs(furrows) * np.float32(9.0 / np.pi),
+        _fissures(x, y, z, folds[3]),
+        folds,
+        ventricle,
+        ventricle_mm,
+        deep,
+        sites[rng.choice(len(sites), 60, replace=False)],
+    )
 
 
-def _ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: tuple[float, float, float],
-               axes: tuple[float, float, float], power: float = 2.0) -> np.ndarray:
+def _ellipsoid(
+    x: np.ndarray,
+    y: np.ndarray,
+    z: np.ndarray,
+    centre: tuple[float, float, float],
+    axes: tuple[float, float, float],
+    power: float = 2.0,
+) -> np.ndarray:
     """Millimetres inside a (super)ellipsoid, measured along the ray to its centre; negative outside."""
     u, v, w = x - np.float32(centre[0]), y - np.float32(centre[1]), z - np.float32(centre[2])
     level = (np.abs(u / axes[0]) ** power + np.abs(v / axes[1]) ** power + np.abs(w / axes[2]) ** power) ** (1 / power)
@@ -165,8 +209,9 @@ def _fissures(x: np.ndarray, y: np.ndarray, z: np.ndarray, wave: np.ndarray) -> 
     return np.asarray(np.minimum(np.minimum(between, np.minimum(sylvian, insula)), 40), np.float32)
 
 
-def _fold_fields(x: np.ndarray, y: np.ndarray, z: np.ndarray, depth: np.ndarray,
-                 rng: np.random.Generator) -> np.ndarray:
+def _fold_fields(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, depth: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Smooth noise read at the surface point above each voxel, so that its zero sheets dive straight in like sulci."""
     radius = np.sqrt(x * x + y * y + z * z) + np.float32(1e-3)
     lift = 1 + np.float32(0.55) * np.clip(depth, 0, 25) / np.maximum(radius, 30)

@@ -23,16 +23,33 @@ _VESSEL_SIGNAL, _TISSUE_SIGNAL = 1.0, 0.30
 
 # Right-sided courses, mm; mirrored for the left. The number is the lumen radius in mm (textbook means).
 _PAIRED = {
-    "internal carotid": (2.3, [[27, -16, -100], [26, -14, -80], [25, -12, -62], [19, 0, -55], [12, 8, -48],
-                               [11, 20, -40], [13, 25, -33], [14, 18, -28], [14, 12, -24], [15, 9, -18]]),
+    "internal carotid": (
+        2.3,
+        [
+            [27, -16, -100],
+            [26, -14, -80],
+            [25, -12, -62],
+            [19, 0, -55],
+            [12, 8, -48],
+            [11, 20, -40],
+            [13, 25, -33],
+            [14, 18, -28],
+            [14, 12, -24],
+            [15, 9, -18],
+        ],
+    ),
     "middle cerebral": (1.5, [[15, 9, -18], [22, 8, -17], [30, 6, -19], [37, 4, -17], [42, 1, -10]]),
     "upper M2": (1.1, [[42, 1, -10], [43, 4, -2], [42, 0, 8], [45, -8, 14], [54, -12, 13]]),
     "lower M2": (1.1, [[42, 1, -10], [43, -8, -6], [43, -18, 2], [46, -28, 8], [56, -34, 8]]),
     "anterior cerebral 1": (1.2, [[15, 9, -18], [9, 13, -17], [3, 18, -15]]),
-    "anterior cerebral 2": (1.1, [[3, 18, -15], [3, 27, -10], [3, 40, 2], [3, 42, 16], [3, 33, 28], [3, 14, 35],
-                                  [3, -10, 37], [3, -30, 34]]),
-    "posterior cerebral": (1.2, [[0, -8, -24], [7, -9, -21], [15, -16, -19], [20, -28, -15], [17, -44, -8],
-                                 [13, -60, -2], [11, -74, 4]]),
+    "anterior cerebral 2": (
+        1.1,
+        [[3, 18, -15], [3, 27, -10], [3, 40, 2], [3, 42, 16], [3, 33, 28], [3, 14, 35], [3, -10, 37], [3, -30, 34]],
+    ),
+    "posterior cerebral": (
+        1.2,
+        [[0, -8, -24], [7, -9, -21], [15, -16, -19], [20, -28, -15], [17, -44, -8], [13, -60, -2], [11, -74, 4]],
+    ),
     "posterior communicating": (0.65, [[14, 16, -25], [13, 5, -25], [10, -5, -23], [8, -9, -21]]),
     "superior cerebellar": (0.75, [[0, -9, -28], [9, -12, -28], [17, -24, -28], [20, -40, -26], [22, -56, -24]]),
     "vertebral": (1.5, [[14, -38, -98], [12, -36, -80], [9, -26, -70], [5, -17, -60], [0, -13, -52]]),
@@ -100,10 +117,15 @@ def grow_arteries(traits: dict[str, float], rng: np.random.Generator | None) -> 
     return vessels + _grow_branches(traits, calibre, winding_mm, rng)
 
 
-def _grow_branches(traits: dict[str, float], calibre: float, winding_mm: float,
-                   rng: np.random.Generator) -> list[Vessel]:
-    places = [(start, heading, side, spread * (2 * (k + 0.5) / number - 1))
-              for start, heading, spread, number in _DISTAL for side in (1, -1) for k in range(number)]
+def _grow_branches(
+    traits: dict[str, float], calibre: float, winding_mm: float, rng: np.random.Generator
+) -> list[Vessel]:
+    places = [
+        (start, heading, side, spread * (2 * (k + 0.5) / number - 1))
+        for start, heading, spread, number in _DISTAL
+        for side in (1, -1)
+        for k in range(number)
+    ]
     # Every branch carries a stem and two forks; the order in which they go is each subject's own, forks before stems.
     lasting = rng.uniform(0, 1, (len(places), 3))
     lasting[:, 1:] *= lasting[:, :1]
@@ -146,12 +168,16 @@ def _turn(position: np.ndarray, direction: np.ndarray, angle: float) -> np.ndarr
     """Rotate a heading about the outward direction at `position`."""
     axis = position / np.linalg.norm(position)
     direction = direction / np.linalg.norm(direction)
-    return np.asarray(direction * np.cos(angle) + _cross(axis, direction) * np.sin(angle)
-                      + axis * (axis @ direction) * (1 - np.cos(angle)))
+    return np.asarray(
+        direction * np.cos(angle)
+        + _cross(axis, direction) * np.sin(angle)
+        + axis * (axis @ direction) * (1 - np.cos(angle))
+    )
 
 
-def _vessel(points: np.ndarray, radius: np.ndarray, winding_mm: float, rng: np.random.Generator, *,
-            distal: bool) -> Vessel:
+def _vessel(
+    points: np.ndarray, radius: np.ndarray, winding_mm: float, rng: np.random.Generator, *, distal: bool
+) -> Vessel:
     """Draw a smooth course through `points` and wind it about itself, both ends fixed."""
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     place = np.linspace(0, along[-1], max(int(along[-1] / _POINT_STEP_MM), 4))
@@ -177,8 +203,9 @@ def _smooth_course(points: np.ndarray, along: np.ndarray, place: np.ndarray) -> 
     width = (along[piece + 1] - along[piece])[:, None]
     u = (place - along[piece])[:, None] / width
     end, start = u * u * (3 - 2 * u), u * (1 - u) * width
-    return np.asarray((1 - end) * points[piece] + end * points[piece + 1]
-                      + start * ((1 - u) * slope[piece] - u * slope[piece + 1]))
+    return np.asarray(
+        (1 - end) * points[piece] + end * points[piece + 1] + start * ((1 - u) * slope[piece] - u * slope[piece + 1])
+    )
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

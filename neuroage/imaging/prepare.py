@@ -18,8 +18,9 @@ from neuroage.errors import DataError
 from neuroage.imaging.read import Volume, read
 from neuroage.runs.recipe import Binning, Prepare
 
-# The grids of the MNI152 template (1, 1.5 and 2 mm; Fonov 2011, doi:10.1016/j.neuroimage.2010.07.033) share their middle; a
-# scanner's own coordinates, whose origin is the magnet's centre, come within 3 mm of it on all three axes by rare chance only.
+# The grids of the MNI152 template (1, 1.5 and 2 mm; Fonov 2011, doi:10.1016/j.neuroimage.2010.07.033) share their
+# middle; a scanner's own coordinates, whose origin is the magnet's centre, come within 3 mm of it on all three axes by
+# rare chance only.
 MNI152_MIDDLE_MM = np.array([0.0, -18.0, 18.0])
 TEMPLATE_TOLERANCE_MM = 3.0
 STEPS_VERSION = 1  # Raised whenever a step gives other numbers than before, so that stored volumes are made anew.

@@ -75,8 +75,8 @@ class Prepare(Section):
     Attributes:
         spacing_mm: Voxel size of the prepared volume in millimetres, one number or one per axis (R, A, S).
         size: Voxels of the prepared volume along R, A and S.
-        centre: What the field of view is centred on: the middle of the `head`, of the `image` grid, or `auto`: of the MNI152
-            template where the scan lies on a grid of that template, else of the head.
+        centre: What the field of view is centred on: the middle of the `head`, of the `image` grid, or `auto`: of the
+            MNI152 template where the scan lies on a grid of that template, else of the head.
         labels: The scan is a label map or mask: every voxel above 0 becomes 1, the rest 0, before resampling.
         nonfinite: `refuse` scans with NaN, or read NaN as `zero`.
         intensity: zscore, percentile (0–1 between the clip percentiles), mean (divide by it) or none.

@@ -82,8 +82,14 @@ def test_another_seed_gives_other_people() -> None:
 def test_phantom_json_states_effects_ceilings_and_truth(cohort: Path) -> None:
     facts = json.loads((cohort / "phantom.json").read_text())
     assert {effect["name"] for effect in facts["age_effects"]} >= {
-        "ventricle_scale", "sulcal_half_width_mm", "cortical_thickness_mm", "lesion_load",
-        "calibre_scale", "tortuosity_mm", "branch_share"}
+        "ventricle_scale",
+        "sulcal_half_width_mm",
+        "cortical_thickness_mm",
+        "lesion_load",
+        "calibre_scale",
+        "tortuosity_mm",
+        "branch_share",
+    }
     ceiling = facts["noise_ceiling_years"]
     assert 0 < ceiling["t1"] < ceiling["tof"] < facts["mean_baseline_years"] / 2
     errors = [abs(truth["t1"]["best_guess"] - truth["age"]) for truth in facts["subjects"]]

@@ -27,9 +27,15 @@ def test_ventricles_fluid_and_lesions_grow_and_grey_matter_shrinks_with_age() ->
     assert 10 < heads[0].volume_ml("ventricles") < heads[-1].volume_ml("ventricles") < 90
 
 
-@pytest.mark.parametrize(("trait", "part", "sign"), [
-    ("ventricle_scale", "ventricles", 1), ("sulcal_half_width_mm", "csf", 1),
-    ("cortical_thickness_mm", "white", 1), ("lesion_load", "lesions", 1)])
+@pytest.mark.parametrize(
+    ("trait", "part", "sign"),
+    [
+        ("ventricle_scale", "ventricles", 1),
+        ("sulcal_half_width_mm", "csf", 1),
+        ("cortical_thickness_mm", "white", 1),
+        ("lesion_load", "lesions", 1),
+    ],
+)
 def test_each_t1_effect_alone_moves_its_own_tissue_in_a_straight_line(trait: str, part: str, sign: int) -> None:
     middle = draw_traits("t1", 50.0, None)
     volumes = [draw_head({**middle, trait: draw_traits("t1", age, None)[trait]}, None).volume_ml(part) for age in AGES]
@@ -42,8 +48,10 @@ def test_arteries_narrow_wind_and_lose_branches_with_age() -> None:
     trees = [grow_arteries(draw_traits("tof", age, None), None) for age in AGES]
     assert rising([-sum(vessel.distal for vessel in tree) for tree in trees])
     assert rising([-float(np.mean([v.radius_mm.mean() for v in tree if not v.distal])) for tree in trees])
-    winding = [np.mean([v.length_mm() / np.linalg.norm(v.points_mm[-1] - v.points_mm[0]) for v in t if not v.distal])
-               for t in trees]
+    winding = [
+        np.mean([v.length_mm() / np.linalg.norm(v.points_mm[-1] - v.points_mm[0]) for v in t if not v.distal])
+        for t in trees
+    ]
     assert rising([float(value) for value in winding])
     settings = plain_settings("tof")
     assert rising([-float(vessel_share(tree, settings).sum()) for tree in trees])

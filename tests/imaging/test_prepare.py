@@ -160,5 +160,5 @@ def test_native_binning_keeps_thin_vessels_as_fractions() -> None:
     [{"method": "threshold"}, {"method": "otsu", "at": 3}, {"method": "percentile", "at": 120}, {"levels": 1}],
 )
 def test_binning_without_meaning_is_refused(binning: dict) -> None:
-    with pytest.raises(Exception, match="prepare.binning"):
+    with pytest.raises(Exception, match=r"prepare\.binning"):
         recipe(binning=binning)

@@ -10,7 +10,7 @@ from neuroage.runs.recipe import Recipe
 TABLE = pd.DataFrame({"age": np.linspace(20, 80, 31)})
 
 
-def task(name: str, **options: object):  # noqa: ANN201 - a task is a protocol
+def task(name: str, **options: object):
     made = build_task(Recipe.from_dict({"task": {"name": name, **options}}))
     made.fit(TABLE)
     return made
