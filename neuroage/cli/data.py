@@ -195,7 +195,7 @@ def _tell_split(made: Split) -> None:
 
     report: dict[str, Any] = made.meta.get("report", {})
     counts = made.table["set"].value_counts()
-    out.print("[bold]" + ", ".join(f"{int(n)} {name.replace('_', ' ')}" for name, n in counts.items()) + "[/]")
+    out.print("[bold]" + ", ".join(f"{int(n)} {str(name).replace('_', ' ')}" for name, n in counts.items()) + "[/]")
     for row in report.get("sets", []):
         if "w1_years" in row:
             out.print(

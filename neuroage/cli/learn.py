@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,10 +25,20 @@ from neuroage.cli.options import (
 from neuroage.errors import UsageError
 
 if TYPE_CHECKING:
+    from neuroage.analysis import Evaluation
     from neuroage.runs.recipe import Recipe
     from neuroage.runs.run import Run
 
 CURVES = ("inner_mae", "train_mae_eval", "train_mae")  # what is overlaid, the first that any run has
+
+
+class Held(str, Enum):
+    """Sets of held-out subjects."""
+
+    validation = "validation"
+    test = "test"
+
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a complete run.")]
 
 
@@ -129,18 +140,19 @@ def _tell_evaluation(evaluation: dict[str, Any]) -> None:
 
 
 def _metric_row(figures: dict[str, Any]) -> list[str]:
-    def shown(value: float | None, digits: int = 2) -> str:
-        return "–" if value is None or value != value else f"{value:.{digits}f}"
-
     return [
         str(figures["label"]),
-        shown(figures["mae"]),
-        f"{shown(figures['mae_low'])} – {shown(figures['mae_high'])}",
-        shown(figures["rmse"]),
-        shown(figures["pearson_r"]),
-        shown(figures["r2"]),
-        shown(figures["gap_slope"]),
+        _shown(figures["mae"]),
+        f"{_shown(figures['mae_low'])} – {_shown(figures['mae_high'])}",
+        _shown(figures["rmse"]),
+        _shown(figures["pearson_r"]),
+        _shown(figures["r2"]),
+        _shown(figures["gap_slope"]),
     ]
+
+
+def _shown(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
 
 
 def predict(
@@ -173,13 +185,8 @@ def predict(
         print_json({"predictions": out_file, "rows": answer.table.to_dict("records"), "failures": answer.failures})
         return
     rows = [
-        [
-            str(row.scan_id),
-            "–" if row.age != row.age else f"{row.age:.1f}",
-            f"{row.predicted_age:.1f}",
-            str(row.concerns),
-        ]
-        for row in answer.table.head(20).itertuples()
+        [str(row["scan_id"]), _shown(row["age"], 1), _shown(row["predicted_age"], 1), str(row["concerns"])]
+        for row in answer.table.head(20).to_dict("records")
     ]
     out.print(make_table("", ["scan", "age", "predicted age", "concerns"], rows))
     if len(answer.table) > 20:
@@ -191,15 +198,21 @@ def predict(
 
 def evaluate(
     run: RunFolder,
-    data: Data = COHORT,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Cohort with ages: a table or folder. (default: the run's own held-out subjects)"),
+    ] = None,
+    subjects: Annotated[
+        Held, typer.Option("--subjects", help="Without --data: which of the run's held-out subjects.")
+    ] = Held.validation,
     out_folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder of page, figures and tables. (default: RUN/evaluation-COHORT)"),
+        typer.Option("--out", help="Folder of page, figures and tables. (default: inside the run)"),
     ] = None,
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run on a cohort with ages that it was not trained on."""
+    """Score a run on subjects that it was not trained on: its own held-out ones, or another cohort's."""
     from neuroage.analysis import write_evaluation
     from neuroage.cli.screen import Story, out, print_json
     from neuroage.runs.predictions import save_predictions
@@ -207,17 +220,31 @@ def evaluate(
     from neuroage.training.predict import evaluate_on
 
     opened = Run.open(run)
-    _quiet_libraries()
-    cohort = load_cohort(data).select(modality=opened.recipe.modality)
-    evaluation, answer = evaluate_on(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
-    where = out_folder or run / f"evaluation-{data.resolve().stem}"
+    if data is None:
+        evaluation = _evaluate_held_out(opened, subjects.value)
+        table = opened.predictions
+    else:
+        _quiet_libraries()
+        cohort = load_cohort(data).select(modality=opened.recipe.modality)
+        evaluation, answer = evaluate_on(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
+        table = answer.table
+    where = out_folder or run / f"evaluation-{subjects.value if data is None else data.resolve().stem}"
     write_evaluation(evaluation, where)
-    save_predictions(answer.table, where / "predictions.csv")
+    save_predictions(table, where / "predictions.csv")
     if as_json:
         print_json({"folder": where, **evaluation.to_dict()})
         return
     _tell_evaluation(evaluation.to_dict())
     out.print(f"Page: {where / 'evaluation.html'}")
+
+
+def _evaluate_held_out(run: Run, set_name: str) -> Evaluation:
+    from neuroage.analysis import evaluate as score
+
+    if not run.complete:
+        raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
+    meta = {"selected_on": run.about.get("selected_on")}
+    return score(run.predictions, run.baselines, (set_name,), name=run.recipe.modality, meta=meta)
 
 
 def runs(
@@ -260,7 +287,7 @@ def runs(
 
 def _reached(run: Run) -> dict[str, Any]:
     models = run.evaluation.get("models", {})
-    own = next((figures for figures in models.values() if figures.get("kind") == "model"), {})
+    own: dict[str, Any] = next((figures for figures in models.values() if figures.get("kind") == "model"), {})
     ridge = models.get("ridge", {})
     about = run.about
     return {
@@ -314,7 +341,15 @@ def compare(
         recipes = _recipes(models, config, set_)
         story = Story(quiet=as_json)
         comparison, _ = compare_modalities(
-            recipes, cohort, made, runs_folder, folds=chosen, repeats=repeats, store=open_store(store), observer=story
+            recipes,
+            cohort,
+            made,
+            runs_folder,
+            folds=chosen,
+            repeats=repeats,
+            chosen_recipes=bool(config or set_),
+            store=open_store(store),
+            observer=story,
         )
     written = write_comparison(comparison, out_folder)
     if as_json:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from neuroage.files import finite
+from neuroage.training.observer import Observer
 
 out = Console(highlight=False, soft_wrap=True)
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -58,7 +59,7 @@ def age_histogram(ages: list[float], width: int = 40) -> str:
     return "\n".join(f"  {start:>3}–{start + 4:<3} {bar(n, most, width)} {n}" for start, n in counts.items())
 
 
-class Story:
+class Story(Observer):
     """An observer that tells a training: one live line on a terminal, a line now and then elsewhere."""
 
     def __init__(self, *, quiet: bool = False) -> None:

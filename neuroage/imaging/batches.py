@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from neuroage.imaging.store import StoredVolume
 RESIDENT_SHARE = 0.3  # of the device's free memory that volumes may take; the network needs the rest
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class VolumeSet:
@@ -79,12 +80,12 @@ class VolumeSet:
         return map(self.batch, plan) if self.resident else read_ahead(self.batch, plan)
 
 
-def read_ahead(read: object, plan: Iterable[T]) -> Iterator[Tensor]:
+def read_ahead(read: Callable[[T], R], plan: Iterable[T]) -> Iterator[R]:
     """Call `read` on each item of `plan` in a second thread, one item ahead."""
     with ThreadPoolExecutor(1) as pool:
-        pending = None
+        pending: Future[R] | None = None
         for item in plan:
-            following = pool.submit(read, item)  # type: ignore[arg-type]
+            following = pool.submit(read, item)
             if pending is not None:
                 yield pending.result()
             pending = following

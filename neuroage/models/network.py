@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,7 @@ class Network(nn.Module):
 
     input_mean: Tensor
     input_std: Tensor
+    backbone: Any
 
     def __init__(
         self,
@@ -50,7 +53,7 @@ class Network(nn.Module):
         if input_size is not None:
             self.register_buffer("input_mean", torch.zeros(1, 1, *input_size))
             self.register_buffer("input_std", torch.ones(1, 1, *input_size))
-        n_features = int(backbone.n_features) * {"average_max": 2, "grid": math.prod(grid)}.get(pool, 1)
+        n_features = int(self.backbone.n_features) * {"average_max": 2, "grid": math.prod(grid)}.get(pool, 1)
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Dropout(dropout), nn.Linear(n_features, width), nn.ReLU()]
@@ -116,7 +119,8 @@ def build_network(recipe: Recipe, *, spatial_dims: int, in_channels: int, n_outp
 
 def initialise(network: nn.Module, init: str) -> None:
     """Draw weights anew: xavier (Glorot 2010) or he (He 2015); default leaves them as they are."""
-    draw = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_normal_}.get(init)
+    rules: dict[str, Callable[[Tensor], Tensor]] = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_normal_}
+    draw = rules.get(init)
     if draw is None:
         return
     for module in network.modules():

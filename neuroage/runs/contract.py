@@ -87,6 +87,8 @@ class InputContract:
         smallest, largest = np.asarray(self.native_spacing_mm)
         spacing = np.asarray(record["native_spacing_mm"])
         if (spacing < smallest / 2).any() or (spacing > largest * 2).any():
-            shown, low, high = ("×".join(f"{value:.2g}" for value in values) for values in (spacing, smallest, largest))
-            found.append(f"voxels of {shown} mm, where training scans had {low} to {high} mm")
+            shown, finest, coarsest = (
+                "×".join(f"{value:.2g}" for value in values) for values in (spacing, smallest, largest)
+            )
+            found.append(f"voxels of {shown} mm, where training scans had {finest} to {coarsest} mm")
         return found

@@ -15,8 +15,6 @@ from torch import Tensor
 from neuroage.errors import DataError
 from neuroage.files import atomic_path
 
-Tree = dict[str, Any]
-
 
 def save_checkpoint(path: str | os.PathLike[str], tensors: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
     """Write groups of tensors and what goes with them.
@@ -68,7 +66,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimiser_tensors` gave."""
-    state: Tree = {}
+    state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = tensor

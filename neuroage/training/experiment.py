@@ -58,7 +58,7 @@ def train_members(
     elif not parent.is_parent:
         raise RefusedError(f"{out} holds a single training, not {len(folds) * repeats}", fix="Choose another folder.")
     observer = observer or Observer()
-    members = []
+    members: list[Run] = []
     for fold in folds:
         for repeat in range(repeats):
             name = member_name(fold, recipe.seed + repeat)
@@ -105,6 +105,7 @@ def compare_modalities(
     *,
     folds: Sequence[int] = (0,),
     repeats: int = 1,
+    chosen_recipes: bool = False,
     store: Store | None = None,
     observer: Observer | None = None,
 ) -> tuple[Comparison, dict[str, Run]]:
@@ -118,12 +119,14 @@ def compare_modalities(
         split: One split for all; only subjects with every modality take part.
         runs_folder: Runs are kept there by modality; a complete one with the same split is not trained again.
         folds, repeats, store, observer: As in `train_members`.
+        chosen_recipes: The recipes were asked for, so a run that was trained with another one is refused; else it is used.
 
     Returns:
         The comparison and the runs behind it.
 
     Raises:
         InfeasibleError: Too few subjects have all modalities.
+        RefusedError: A run stands where one would be trained, with another split or another recipe.
     """
     observer = observer or Observer()
     shared = subjects_with_all(cohort, list(recipes))
@@ -140,18 +143,27 @@ def compare_modalities(
     for modality, recipe in recipes.items():
         folder = Path(runs_folder) / modality
         existing = Run(folder)
-        if (
-            existing.complete
-            and existing.about["split_digest"] == split.digest
-            and _same_members(existing, folds, repeats)
-        ):
-            observer.note(f"{folder} is trained already on this split.")
+        same = existing.complete and existing.about["split_digest"] == split.digest
+        if same and _same_members(existing, folds, repeats):
+            _refuse_other_recipe(existing, recipe, chosen_recipes)
+            observer.note(
+                f"{folder} is trained already on this split, on {_n_training(existing)} scans: not trained again."
+            )
             runs[modality] = existing
             continue
         runs[modality] = train_members(
             recipe, together, split, folder, folds=folds, repeats=repeats, store=store, observer=observer
         )
     return compare_runs(runs), runs
+
+
+def _refuse_other_recipe(run: Run, recipe: Recipe, chosen: bool) -> None:
+    trained = run.leaves[0].recipe.updated(f"seed={recipe.seed}")
+    if chosen and trained.digest != recipe.digest:
+        raise RefusedError(
+            f"{run.folder} was trained with another recipe than the one given",
+            fix="Choose another folder with --runs, or leave --config and --set out to compare what is trained.",
+        )
 
 
 def subjects_with_all(cohort: Cohort, modalities: Sequence[str]) -> set[str]:

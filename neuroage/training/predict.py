@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from neuroage.analysis import Evaluation, evaluate
 from neuroage.cohort import Cohort
@@ -179,7 +180,7 @@ def _predict_leaf(run: Run, rows: pd.DataFrame, prepared: PreparedCohort) -> pd.
     network = build_network(recipe, spatial_dims=len(recipe.prepare.size), in_channels=1, n_outputs=task.n_outputs)
     network.load_state_dict(groups["network"])
     fabric = make_fabric(about["precision"] if about["device"] == make_fabric("fp32").device.type else "fp32")
-    network = network.to(fabric.device, memory_format=_memory_format(recipe.prepare.size))
+    network = network.to(fabric.device).to(memory_format=_memory_format(recipe.prepare.size))
     volumes = VolumeSet([prepared.volumes[scan_id] for scan_id in rows.index], fabric.device)
     outputs = run_network(
         fabric, network, volumes, np.arange(len(rows)), recipe.training.batch_size, flips=recipe.predict.flips
@@ -187,7 +188,7 @@ def _predict_leaf(run: Run, rows: pd.DataFrame, prepared: PreparedCohort) -> pd.
     return predictions_table(rows, task, outputs, fold=about["fold"], member=about["member"])
 
 
-def _memory_format(size: Sequence[int]) -> object:
+def _memory_format(size: Sequence[int]) -> torch.memory_format:
     from neuroage.training.loop import MEMORY_FORMAT
 
     return MEMORY_FORMAT[len(size) + 2]

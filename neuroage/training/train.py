@@ -234,16 +234,14 @@ def _learn_and_score(job: Job) -> Run:
     observer.training(run, done, recipe.training.epochs)
     with stop_on_signals() as should_stop:
         trainee.should_stop = should_stop
-        network = fit(trainee)
-    save_checkpoint(
-        run.weights_path, {"network": network.state_dict()}, {"recipe": recipe.digest, "task": task.state()}
-    )
+        kept = fit(trainee)
+    save_checkpoint(run.weights_path, {"network": kept.state_dict()}, {"recipe": recipe.digest, "task": task.state()})
 
     observer.stage("Scoring the held-out subjects, with the baselines beside the network")
     scored = job.rows(*SCORED)
     outputs = run_network(
         fabric,
-        network,
+        kept,
         VolumeSet([job.prepared.volumes[s] for s in scored.index], fabric.device),
         np.arange(len(scored)),
         recipe.training.batch_size,
@@ -321,7 +319,7 @@ def write_run_pages(run: Run) -> None:
     histories = [leaf.history for leaf in run.leaves]
     if len(histories) == 1 and not histories[0].empty:
         baseline = next(
-            (float(histories[0][key].iloc[-1]) for key in histories[0] if key.startswith("baseline_mean_")), None
+            (float(histories[0][key].iloc[-1]) for key in histories[0] if str(key).startswith("baseline_mean_")), None
         )
         loss_curves(histories[0], run.curve_path, baseline_mae=baseline)
     evaluation = evaluate(

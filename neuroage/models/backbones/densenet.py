@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -48,11 +48,15 @@ def build(
     Returns:
         A module with `n_features`.
     """
-    from monai.networks.nets import DenseNet
+    from monai.networks.nets.densenet import DenseNet
 
     refuse_weights("densenet", weights)
-    norms = {"batch": "batch", "instance": ("instance", {"affine": True}), "group": ("group", {"num_groups": 8})}
-    network = DenseNet(
+    norms: dict[str, Any] = {
+        "batch": "batch",
+        "instance": ("instance", {"affine": True}),
+        "group": ("group", {"num_groups": 8}),
+    }
+    network: Any = DenseNet(
         spatial_dims,
         in_channels,
         1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from neuroage.models.backbones import refuse_weights
 class ResNetFeatures(nn.Module):
     """MONAI's ResNet up to its last stage."""
 
-    def __init__(self, network: nn.Module, n_features: int) -> None:
+    def __init__(self, network: Any, n_features: int) -> None:
         super().__init__()
         self.network = network
         self.n_features = n_features
