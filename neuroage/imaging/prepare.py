@@ -31,7 +31,7 @@ class Prepared:
     """A scan as the network sees it.
 
     Attributes:
-        data: Shape (1, I, J, K), float32, RAS+.
+        data: Shape (C, I, J, K), float32, RAS+; one channel, or one for each interval of `fractions`.
         affine: Voxel index to millimetres in the scan's own space, (4, 4).
         record: What was done and measured, JSON-ready: the input contract is made of these.
     """
@@ -58,7 +58,7 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
         recipe: The `prepare` section.
 
     Returns:
-        Data (1, *recipe.size), affine and record; the same volume and recipe always give the same numbers.
+        Data (recipe.n_channels, *recipe.size), affine and record; the same input always gives the same numbers.
 
     Raises:
         DataError: Nothing of the head lies in the field of view, or no two intensities differ.
@@ -76,17 +76,39 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
         data = bin_levels(data, recipe.binning)
     record["centred_on"], index = find_centre(data, volume, recipe)
     record["centre_voxel"] = np.round(index, 2).tolist()
-    data, affine = resample(data, volume.affine, index, recipe.spacing, recipe.size)
-    if data.max() == data.min():
+    channels = [data] if recipe.fractions is None else interval_masks(data, recipe, record)
+    placed = [resample(channel, volume.affine, index, recipe.spacing, recipe.size) for channel in channels]
+    stacked, affine = np.stack([channel for channel, _ in placed]), placed[0][1]
+    if stacked.max() == stacked.min():
         raise DataError(
             "nothing of the scan lies in the field of view",
             fix="Look at it with `neuroage preview`; enlarge prepare.size or use centre: image.",
         )
-    data = scale_intensities(data, recipe, record)
-    if recipe.binning and not recipe.binning.native:
-        data = bin_levels(data, recipe.binning)
-    record["mean"], record["std"] = float(data.mean()), float(data.std())
-    return Prepared(np.ascontiguousarray(data, dtype=np.float32)[None], affine, record)
+    if recipe.fractions is None:
+        stacked = scale_intensities(stacked, recipe, record)
+        if recipe.binning and not recipe.binning.native:
+            stacked = bin_levels(stacked, recipe.binning)
+    record["mean"], record["std"] = float(stacked.mean()), float(stacked.std())
+    return Prepared(np.ascontiguousarray(stacked, dtype=np.float32), affine, record)
+
+
+def interval_masks(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) -> list[np.ndarray]:
+    """Split a scan into intervals of its scaled intensity, on its own grid.
+
+    Averaged into coarse voxels, the masks are the shares of dark (fluid), middle (grey) and bright (white) tissue: a
+    histogram at every place, of which the mean intensity is one number only.
+
+    Args:
+        data: Shape (I, J, K), as read.
+        recipe: Intensity scale, foreground and the edges `fractions`.
+        record: Receives the foreground's figures.
+
+    Returns:
+        One mask for each interval, shape (I, J, K), float32, 1 inside; the background (the scan's minimum) is in none.
+    """
+    scaled = scale_intensities(data, recipe, record)
+    interval = np.where(data > data.min(), np.digitize(scaled, recipe.fractions or ()), -1)
+    return [(interval == number).astype(np.float32) for number in range(recipe.n_channels)]
 
 
 def find_centre(data: np.ndarray, volume: Volume, recipe: Prepare) -> tuple[str, np.ndarray]:

@@ -53,13 +53,13 @@ def preview(
         prepared = prepare(volume, recipe.prepare)
         shown = [
             ("original", volume.data[0], volume.spacing_mm),
-            ("prepared", prepared.data[0], recipe.prepare.spacing),
+            ("prepared", one_channel(prepared.data), recipe.prepare.spacing),
         ]
         if augment is not None:
             batch = torch.from_numpy(prepared.data)[None].expand(n_augmented, -1, -1, -1, -1).contiguous()
             augmented, _ = augment(batch, [(epoch, index) for epoch in range(n_augmented)])
             shown += [
-                (f"augmented {number + 1}", scan[0].numpy(), recipe.prepare.spacing)
+                (f"augmented {number + 1}", one_channel(scan.numpy()), recipe.prepare.spacing)
                 for number, scan in enumerate(augmented)
             ]
         for column, (name, data, spacing) in enumerate(shown):
@@ -71,6 +71,13 @@ def preview(
             )
     with atomic_path(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
+
+
+def one_channel(data: np.ndarray) -> np.ndarray:
+    """Show channels (C, I, J, K) as one picture (I, J, K): interval number times share, so that fluid is dark again."""
+    if len(data) == 1:
+        return data[0]
+    return np.einsum("cijk,c->ijk", data, np.arange(1, len(data) + 1) / len(data))
 
 
 def _draw(panels: np.ndarray, data: np.ndarray, spacing: tuple[float, float, float], title: str) -> None:

@@ -31,7 +31,7 @@ class StoredVolume:
     """One prepared volume on disk.
 
     Attributes:
-        path: The `.npy` file, shape (1, I, J, K), in the recipe's `store_as` type.
+        path: The `.npy` file, shape (C, I, J, K), in the recipe's `store_as` type.
         scale, offset: value = stored · scale + offset.
         record: What `prepare` recorded, with `precision_loss` (largest rounding error, in prepared intensities).
     """
@@ -42,11 +42,11 @@ class StoredVolume:
     record: dict[str, Any]
 
     def map(self) -> np.ndarray:
-        """Memory-map the stored values, shape (1, I, J, K); pages are read when touched."""
+        """Memory-map the stored values, shape (C, I, J, K); pages are read when touched."""
         return np.load(self.path, mmap_mode="r")
 
     def load(self) -> np.ndarray:
-        """Load the prepared intensities, shape (1, I, J, K), float32."""
+        """Load the prepared intensities, shape (C, I, J, K), float32."""
         return np.asarray(self.map(), dtype=np.float32) * np.float32(self.scale) + np.float32(self.offset)
 
 
@@ -132,7 +132,7 @@ def compress(data: np.ndarray, store_as: str) -> tuple[np.ndarray, float, float]
     """Bring prepared intensities into their stored type.
 
     Args:
-        data: Shape (1, I, J, K), float32.
+        data: Shape (C, I, J, K), float32.
         store_as: uint8 (rounded to 255 steps over the volume's range: at most half a step lost), float16 or float32.
 
     Returns:

@@ -28,7 +28,7 @@ class Network(nn.Module):
         hidden: Widths of hidden layers.
         dropout: Share of features dropped before each linear layer while training.
         n_outputs: Outputs a scan.
-        input_size: Voxels along each axis when inputs are standardised voxel by voxel; None: not standardised.
+        input_size: Channels and voxels along each axis when inputs are standardised voxel by voxel; None: they are not.
     """
 
     input_mean: Tensor
@@ -51,8 +51,8 @@ class Network(nn.Module):
         self.pool, self.grid = pool, grid
         self.standardised = input_size is not None
         if input_size is not None:
-            self.register_buffer("input_mean", torch.zeros(1, 1, *input_size))
-            self.register_buffer("input_std", torch.ones(1, 1, *input_size))
+            self.register_buffer("input_mean", torch.zeros(1, *input_size))
+            self.register_buffer("input_std", torch.ones(1, *input_size))
         n_features = int(self.backbone.n_features) * {"average_max": 2, "grid": math.prod(grid)}.get(pool, 1)
         layers: list[nn.Module] = []
         for width in hidden:
@@ -111,7 +111,7 @@ def build_network(recipe: Recipe, *, spatial_dims: int, in_channels: int, n_outp
             hidden=recipe.head.hidden,
             dropout=recipe.head.dropout,
             n_outputs=n_outputs,
-            input_size=recipe.prepare.size if recipe.standardise == "voxelwise" else None,
+            input_size=(in_channels, *recipe.prepare.size) if recipe.standardise == "voxelwise" else None,
         )
         initialise(network, recipe.init)
     return network

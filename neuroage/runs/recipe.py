@@ -83,6 +83,9 @@ class Prepare(Section):
         foreground: The voxels that give the intensity statistics: above the mean of the volume, nonzero, or all.
         clip_percentiles: Intensities beyond these percentiles of the foreground are clipped first; null clips nothing.
         binning: Reduce to a few levels afterwards; null keeps the full range.
+        fractions: Edges in scaled intensities, such as [-1.6, -0.7, 0.1, 0.8]: the volume then has one channel for each
+            interval, the share of every prepared voxel whose intensity lies in it on the scan's own, finer grid. Coarse
+            voxels so keep what thin cortex and narrow sulci say. Background is in no interval. null: one channel.
         store_as: uint8 (256 levels over each scan's range), float16 (relative step 0.0005) or float32 (exact).
     """
 
@@ -98,6 +101,7 @@ class Prepare(Section):
         99.5,
     )
     binning: Binning | None = None
+    fractions: tuple[float, ...] | None = None
     store_as: Literal["uint8", "float16", "float32"] = "uint8"
 
     @model_validator(mode="after")
@@ -106,6 +110,11 @@ class Prepare(Section):
             raise ValueError("clip_percentiles needs the lower percentile first")
         if self.intensity == "percentile" and self.clip_percentiles is None:
             raise ValueError("intensity: percentile needs clip_percentiles")
+        if self.fractions is not None:
+            if not self.fractions or list(self.fractions) != sorted(set(self.fractions)):
+                raise ValueError("fractions needs rising edges, such as [-1.6, -0.7, 0.1, 0.8]")
+            if self.binning or self.labels:
+                raise ValueError("fractions, binning and labels exclude each other")
         return self
 
     @property
@@ -113,6 +122,11 @@ class Prepare(Section):
         """Voxel size along R, A, S in millimetres."""
         given = self.spacing_mm
         return given if isinstance(given, tuple) else (given, given, given)
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the prepared volume."""
+        return 1 if self.fractions is None else len(self.fractions) + 1
 
     @property
     def digest(self) -> str:
@@ -179,6 +193,8 @@ class Training(Section):
         patience: Stop when the inner MAE has not improved for this many epochs; null: never.
         age_balance: 0 shows every scan once an epoch; above 0, scans are drawn in proportion to the density of their
             age to the power −age_balance, so that 1 makes every age equally frequent. Rare ages then weigh more.
+        mixup: α of mixup (Zhang 2018, arXiv 1710.09412): in half of the steps, scans and their targets are mixed with those
+            of another scan of the batch, in a proportion drawn from Beta(α, α); 0: never.
         train_eval_scans: Training scans, at most, on which MAE without augmentation is logged every epoch; 0: none.
     """
 
@@ -189,6 +205,7 @@ class Training(Section):
     inner_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     patience: Annotated[int, Field(ge=1)] | None = None
     age_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     train_eval_scans: Annotated[int, Field(ge=0)] = 128
 
     @model_validator(mode="after")

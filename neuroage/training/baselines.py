@@ -90,7 +90,7 @@ def fit_ridge(volumes: Sequence[StoredVolume], ages: np.ndarray, spacing_mm: Seq
 
 def coarse_voxels(volumes: Sequence[StoredVolume], factor: Sequence[int]) -> np.ndarray:
     """Average blocks of voxels and lay each scan out as a row, shape (n_scans, n_voxels), float32."""
-    return np.stack([block_mean(volume.load()[0], factor).ravel() for volume in volumes])
+    return np.stack([block_mean(volume.load(), (1, *factor)).ravel() for volume in volumes])
 
 
 def block_mean(data: np.ndarray, factor: Sequence[int]) -> np.ndarray:

@@ -119,7 +119,7 @@ def compare_modalities(
         split: One split for all; only subjects with every modality take part.
         runs_folder: Runs are kept there by modality; a complete one with the same split is not trained again.
         folds, repeats, store, observer: As in `train_members`.
-        chosen_recipes: The recipes were asked for, so a run that was trained with another one is refused; else it is used.
+        chosen_recipes: The recipes were asked for: a run that was trained with another one is refused, not used.
 
     Returns:
         The comparison and the runs behind it.

@@ -29,6 +29,7 @@ from neuroage.training.optim import MovingAverage, learning_rate, make_optimiser
 
 CHECKPOINT_SECONDS = 600.0  # long epochs are also saved in their middle
 LEFT_RIGHT_AXIS = {4: 3, 5: 2}  # of a batch: columns of an image (B, C, H, W), the first axis of a RAS+ volume
+MIXUP_SHARE = 0.5  # half of the steps stay unmixed, so that the network also sees real scans
 MEMORY_FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -156,6 +157,9 @@ def _train_epoch(
         if trainee.augment is not None:
             images, _ = trainee.augment(images, [(state.epoch, int(position)) for position in positions])
         targets = trainee.train.targets[positions].to(fabric.device)
+        if recipe.training.mixup:
+            rng = np.random.default_rng(child_seed(recipe.seed, "mixup", state.epoch, state.step))
+            images, targets = mix_scans(images, targets, recipe.training.mixup, rng)
         loss, errors = _step(trainee, network, optimiser, images, targets)
         loss_sum += loss * len(positions)
         error_sum += errors
@@ -175,6 +179,28 @@ def _train_epoch(
             if stop:
                 raise Interrupted(trainee.run, state.epoch + 1, recipe.training.epochs)
     state.loss_sum, state.error_sum, state.seconds = float(loss_sum), float(error_sum), time.monotonic() - started
+
+
+def mix_scans(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mix each scan of a batch with another one, and their targets alike, in half of the calls.
+
+    Args:
+        images: Shape (B, C, *spatial); left alone.
+        targets: Shape (B, …), such that a mixture of two targets is a target.
+        alpha: The proportion is drawn from Beta(alpha, alpha), one for the batch.
+        rng: Decides whether, how and with whom.
+
+    Returns:
+        Images and targets of the same shapes.
+
+    Source: Zhang 2018, arXiv 1710.09412.
+    """
+    if rng.random() < MIXUP_SHARE:
+        return images, targets
+    share = float(rng.beta(alpha, alpha))
+    partner = torch.as_tensor(rng.permutation(len(images)), device=images.device)
+    mixed = torch.lerp(targets[partner].float(), targets.float(), share)
+    return torch.lerp(images[partner], images, share), mixed.to(targets.dtype)
 
 
 def _plateau_scores(trainee: Trainee, state: State) -> list[float]:

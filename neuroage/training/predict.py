@@ -177,7 +177,9 @@ def _predict_leaf(run: Run, rows: pd.DataFrame, prepared: PreparedCohort) -> pd.
     groups, kept = load_checkpoint(run.weights_path)
     task = build_task(recipe)
     task.restore(kept["task"])
-    network = build_network(recipe, spatial_dims=len(recipe.prepare.size), in_channels=1, n_outputs=task.n_outputs)
+    network = build_network(
+        recipe, spatial_dims=len(recipe.prepare.size), in_channels=recipe.prepare.n_channels, n_outputs=task.n_outputs
+    )
     network.load_state_dict(groups["network"])
     fabric = make_fabric(about["precision"] if about["device"] == make_fabric("fp32").device.type else "fp32")
     network = network.to(fabric.device).to(memory_format=_memory_format(recipe.prepare.size))

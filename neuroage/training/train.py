@@ -32,7 +32,7 @@ from neuroage.training.observer import Observer
 from neuroage.training.precision import choose_precision, make_fabric
 
 MIN_TRAINING_SCANS = 8
-VOXEL_STD_FLOOR = 0.1  # share of the overall standard deviation; about what noise alone gives
+VOXEL_STD_FLOOR = 0.15  # share of the overall standard deviation; about what noise alone gives
 SCORED = ("validation", "test")
 
 
@@ -195,8 +195,11 @@ def _learn_and_score(job: Job) -> Run:
     recipe, task, run, observer = job.recipe, job.task, job.run, job.observer
     task.fit(job.rows("train", "inner"))
     fabric = make_fabric("fp32")
-    shape = (recipe.training.batch_size, 1, *recipe.prepare.size)
-    network = build_network(recipe, spatial_dims=len(recipe.prepare.size), in_channels=1, n_outputs=task.n_outputs)
+    in_channels = recipe.prepare.n_channels
+    shape = (recipe.training.batch_size, in_channels, *recipe.prepare.size)
+    network = build_network(
+        recipe, spatial_dims=len(recipe.prepare.size), in_channels=in_channels, n_outputs=task.n_outputs
+    )
     if recipe.standardise == "voxelwise":
         rows = job.rows("train")
         set_standardisation(network, [job.prepared.volumes[scan_id] for scan_id in rows.index])
@@ -265,7 +268,7 @@ def _learn_and_score(job: Job) -> Run:
 def set_standardisation(network: Network, volumes: Sequence[StoredVolume]) -> None:
     """Set the voxelwise mean and standard deviation of a network's inputs from training scans and their mirror images.
 
-    A tenth of the overall standard deviation is added to each voxel's, so that voxels that hardly change are not
+    A part of the overall standard deviation is added to each voxel's, so that voxels that hardly change are not
     blown up.
     """
     total, squares = np.zeros(network.input_mean.shape[1:]), np.zeros(network.input_mean.shape[1:])

@@ -161,6 +161,7 @@ def test_preparation_digests_differ_for_every_key() -> None:
         "foreground": "all",
         "clip_percentiles": None,
         "binning": {"levels": 4},
+        "fractions": [0.0],
         "store_as": "float32",
     }
     assert set(other) == set(Prepare.model_fields)

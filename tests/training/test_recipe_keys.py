@@ -32,6 +32,7 @@ CHANGES: dict[str, list[str]] = {
     "prepare.binning.levels": ["prepare.binning={levels: 3}", "prepare.binning.levels=5"],
     "prepare.binning.at": ["prepare.binning={method: threshold, at: 0.0}", "prepare.binning.at=0.5"],
     "prepare.binning.native": ["prepare.binning={levels: 3}", "prepare.binning.native=true"],
+    "prepare.fractions": ["prepare.fractions=[-0.5, 0.5]"],
     "prepare.store_as": ["prepare.store_as=float32"],
     "augment": ["augment=[]"],
     "backbone": ["backbone={name: cnn, n_blocks: 2, features: 5}"],
@@ -75,6 +76,7 @@ CHANGES: dict[str, list[str]] = {
         "training.patience=1",
     ],
     "training.age_balance": ["training.age_balance=1.0"],
+    "training.mixup": ["training.mixup=0.5"],
     "training.train_eval_scans": ["training.train_eval_scans=0"],
     "predict.flips": ["predict.flips=true"],
 }
