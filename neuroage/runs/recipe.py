@@ -193,8 +193,8 @@ class Training(Section):
         patience: Stop when the inner MAE has not improved for this many epochs; null: never.
         age_balance: 0 shows every scan once an epoch; above 0, scans are drawn in proportion to the density of their
             age to the power −age_balance, so that 1 makes every age equally frequent. Rare ages then weigh more.
-        mixup: α of mixup (Zhang 2018, arXiv 1710.09412): in half of the steps, scans and their targets are mixed with those
-            of another scan of the batch, in a proportion drawn from Beta(α, α); 0: never.
+        mixup: α of mixup (Zhang 2018, arXiv 1710.09412): in half of the steps, scans and their targets are mixed with
+            those of another scan of the batch, in a proportion drawn from Beta(α, α); 0: never.
         train_eval_scans: Training scans, at most, on which MAE without augmentation is logged every epoch; 0: none.
     """
 

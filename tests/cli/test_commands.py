@@ -238,8 +238,14 @@ def test_list_names_things_with_one_line_each(shell: Shell, what: str) -> None:
 
 
 def test_version_and_help_start_without_torch() -> None:
-    code = "import sys; sys.argv = ['neuroage', 'split', '--help']\nfrom neuroage.cli.main import main\n"
-    code += "try:\n    main()\nexcept SystemExit:\n    pass\nprint('torch' in sys.modules, 'pandas' in sys.modules, 'matplotlib' in sys.modules)"
+    lines = [
+        "import sys; sys.argv = ['neuroage', 'split', '--help']",
+        "from neuroage.cli.main import main",
+        "try: main()",
+        "except SystemExit: pass",
+        "print('torch' in sys.modules, 'pandas' in sys.modules, 'matplotlib' in sys.modules)",
+    ]
+    code = "\n".join(lines)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False False"
 
