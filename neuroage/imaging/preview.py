@@ -62,11 +62,13 @@ def preview(
                 (f"augmented {number + 1}", one_channel(scan.numpy()), recipe.prepare.spacing)
                 for number, scan in enumerate(augmented)
             ]
-        for column, (name, data, spacing) in enumerate(shown):
+        windows = [_window(shown[0][1])] + [_window(shown[1][1])] * (len(shown) - 1)  # augmented as prepared
+        for column, ((name, data, spacing), window) in enumerate(zip(shown, windows, strict=True)):
             _draw(
                 panels[3 * index : 3 * index + 3, column],
                 data,
                 spacing,
+                window,
                 f"{title}\n{name}" if column == 0 else f"\n{name}",
             )
     with atomic_path(path) as temporary:
@@ -80,11 +82,23 @@ def one_channel(data: np.ndarray) -> np.ndarray:
     return np.einsum("cijk,c->ijk", data, np.arange(1, len(data) + 1) / len(data))
 
 
-def _draw(panels: np.ndarray, data: np.ndarray, spacing: tuple[float, float, float], title: str) -> None:
+def _window(data: np.ndarray) -> tuple[float, float, bool]:
+    """Choose black, white, and whether to project: of arteries, one slice would show next to nothing."""
     inside = data > data.min()
-    sparse = inside.mean() < 0.05  # arteries fill a few percent; one slice would show next to nothing
-    low, high = np.percentile(data[inside], [1, 99.5]) if inside.any() else (0, 1)
-    low = data.min() if sparse else min(low, data.min() + 0.05 * (high - data.min()))
+    sparse = bool(inside.mean() < 0.05)
+    low, high = np.percentile(data[inside], [1, 99.5]) if inside.any() else (0.0, 1.0)
+    black = float(data.min()) if sparse else min(float(low), float(data.min() + 0.05 * (high - data.min())))
+    return black, max(float(high), black + 1e-6), sparse
+
+
+def _draw(
+    panels: np.ndarray,
+    data: np.ndarray,
+    spacing: tuple[float, float, float],
+    window: tuple[float, float, bool],
+    title: str,
+) -> None:
+    black, white, sparse = window
     for axis, panel in enumerate(panels):
         picture = data.max(axis=axis) if sparse else np.take(data, data.shape[axis] // 2, axis=axis)
         rows, columns = (spacing[other] for other in (2, 1, 0) if other != axis)
@@ -92,8 +106,8 @@ def _draw(panels: np.ndarray, data: np.ndarray, spacing: tuple[float, float, flo
             picture.T,
             origin="lower",
             cmap="gray",
-            vmin=low,
-            vmax=max(high, low + 1e-6),
+            vmin=black,
+            vmax=white,
             aspect=rows / columns,
             interpolation="nearest",
         )
