@@ -16,7 +16,8 @@ from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run, now
 from neuroage.training.observer import Observer
-from neuroage.training.train import train, write_run_pages
+from neuroage.training.scoring import write_run_pages
+from neuroage.training.train import train
 
 
 def train_members(

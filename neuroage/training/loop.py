@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,12 @@ from neuroage.models.tasks import Task
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.runs.seeds import child_seed
-from neuroage.training.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
-from neuroage.training.optim import MovingAverage, learning_rate, make_optimiser
+from neuroage.training.inference import MEMORY_FORMAT, run_network
+from neuroage.training.mixup import mix_scans
+from neuroage.training.optim import learning_rate
+from neuroage.training.state import Learner, State
 
 CHECKPOINT_SECONDS = 600.0  # long epochs are also saved in their middle
-LEFT_RIGHT_AXIS = {4: 3, 5: 2}  # of a batch: columns of an image (B, C, H, W), the first axis of a RAS+ volume
-MIXUP_SHARE = 0.5  # half of the steps stay unmixed, so that the network also sees real scans
-MEMORY_FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Interrupted(Exception):
@@ -57,20 +56,6 @@ class Scans:
 
     def __len__(self) -> int:
         return len(self.volumes)
-
-
-@dataclass
-class State:
-    """Where a training stands: between epochs, or after `step` steps of epoch `epoch` (both from 0)."""
-
-    epoch: int = 0
-    step: int = 0
-    n_steps: int = 0
-    loss_sum: float = 0.0
-    error_sum: float = 0.0
-    seconds: float = 0.0
-    best_epoch: int = -1
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -101,14 +86,13 @@ def fit(trainee: Trainee) -> nn.Module:
         Interrupted: `should_stop` said so; the state is saved.
     """
     recipe, training = trainee.recipe, trainee.recipe.training
-    network, optimiser = _place(trainee)
-    average = MovingAverage(_bare(network), recipe.optim.ema) if recipe.optim.ema else None
-    state, best = _restore(trainee, network, optimiser, average)
+    memory_format = MEMORY_FORMAT[trainee.train.volumes.spatial_dims + 2]
+    learner = Learner(trainee.fabric, trainee.network.to(memory_format=memory_format), recipe)
+    state = learner.restore(trainee.run)
 
     while state.epoch < training.epochs and not _out_of_patience(state, trainee):
-        _train_epoch(trainee, network, optimiser, average, state, best)
-        scored = average.network if average else _bare(network)
-        row = _score(trainee, scored, state)
+        _train_epoch(trainee, learner, state)
+        row = _score(trainee, learner.scored, state)
         if not math.isfinite(row["train_loss"]):
             raise DataError(
                 f"The training loss became NaN or infinite in epoch {state.epoch + 1}",
@@ -117,27 +101,20 @@ def fit(trainee: Trainee) -> nn.Module:
         state.history.append(row)
         if _is_best(state.history, training.select):
             state.best_epoch = state.epoch
-            best = {name: value.detach().clone() for name, value in scored.state_dict().items()}
+            learner.keep_best()
         state.epoch, state.step, state.loss_sum, state.error_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
-        _save(trainee, network, optimiser, average, state, best)
+        learner.save(trainee.run, state)
         trainee.on_epoch(row)
         if trainee.should_stop() and state.epoch < training.epochs:
             raise Interrupted(trainee.run, state.epoch, training.epochs)
 
-    kept = average.network if average else _bare(network)
-    if training.select != "last" and best:
-        kept.load_state_dict(best)
+    kept = learner.scored
+    if learner.best:
+        kept.load_state_dict(learner.best)
     return kept.eval()
 
 
-def _train_epoch(
-    trainee: Trainee,
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    average: MovingAverage | None,
-    state: State,
-    best: dict[str, Tensor],
-) -> None:
+def _train_epoch(trainee: Trainee, learner: Learner, state: State) -> None:
     recipe, fabric = trainee.recipe, trainee.fabric
     started, saved = time.monotonic() - state.seconds, time.monotonic()
     balance = recipe.training.age_balance
@@ -147,11 +124,11 @@ def _train_epoch(
     )
     loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=fabric.device)
     error_sum = torch.tensor(state.error_sum, dtype=torch.float64, device=fabric.device)
-    network.train()
+    learner.network.train()
     for images, positions in zip(trainee.train.volumes.batches(plan[state.step :]), plan[state.step :], strict=True):
         scores = _plateau_scores(trainee, state)
         rate = learning_rate(recipe.optim, state.epoch + state.step / len(plan), recipe.training.epochs, scores)
-        for group in optimiser.param_groups:
+        for group in learner.optimiser.param_groups:
             group["lr"] = rate
         torch.manual_seed(child_seed(recipe.seed, "dropout", state.epoch, state.step))
         if trainee.augment is not None:
@@ -160,12 +137,12 @@ def _train_epoch(
         if recipe.training.mixup:
             rng = np.random.default_rng(child_seed(recipe.seed, "mixup", state.epoch, state.step))
             images, targets = mix_scans(images, targets, recipe.training.mixup, rng)
-        loss, errors = _step(trainee, network, optimiser, images, targets)
+        loss, errors = _step(trainee, learner, images, targets)
         loss_sum += loss * len(positions)
         error_sum += errors
         state.step, state.n_steps = state.step + 1, state.n_steps + 1
-        if average:
-            average.update(_bare(network), state.n_steps)
+        if learner.average:
+            learner.average.update(learner.bare, state.n_steps)
         trainee.on_step(state.epoch, state.step, len(plan))
         stop = trainee.should_stop()
         if (stop or time.monotonic() - saved > CHECKPOINT_SECONDS) and state.step < len(plan):
@@ -174,33 +151,11 @@ def _train_epoch(
                 float(error_sum),
                 time.monotonic() - started,
             )
-            _save(trainee, network, optimiser, average, state, best)
+            learner.save(trainee.run, state)
             saved = time.monotonic()
             if stop:
                 raise Interrupted(trainee.run, state.epoch + 1, recipe.training.epochs)
     state.loss_sum, state.error_sum, state.seconds = float(loss_sum), float(error_sum), time.monotonic() - started
-
-
-def mix_scans(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mix each scan of a batch with another one, and their targets alike, in half of the calls.
-
-    Args:
-        images: Shape (B, C, *spatial); left alone.
-        targets: Shape (B, …), such that a mixture of two targets is a target.
-        alpha: The proportion is drawn from Beta(alpha, alpha), one for the batch.
-        rng: Decides whether, how and with whom.
-
-    Returns:
-        Images and targets of the same shapes.
-
-    Source: Zhang 2018, arXiv 1710.09412.
-    """
-    if rng.random() < MIXUP_SHARE:
-        return images, targets
-    share = float(rng.beta(alpha, alpha))
-    partner = torch.as_tensor(rng.permutation(len(images)), device=images.device)
-    mixed = torch.lerp(targets[partner].float(), targets.float(), share)
-    return torch.lerp(images[partner], images, share), mixed.to(targets.dtype)
 
 
 def _plateau_scores(trainee: Trainee, state: State) -> list[float]:
@@ -209,28 +164,26 @@ def _plateau_scores(trainee: Trainee, state: State) -> list[float]:
     return [row[watched] for row in state.history]
 
 
-def _step(
-    trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
+def _step(trainee: Trainee, learner: Learner, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """One step of the optimiser; gives the mean loss and the sum of errors, both still on the device."""
     optim, fabric, task = trainee.recipe.optim, trainee.fabric, trainee.task
     images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
     loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
     error_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
-    optimiser.zero_grad(set_to_none=True)
+    learner.optimiser.zero_grad(set_to_none=True)
     for part, part_targets in zip(
         images.tensor_split(optim.accumulate), targets.tensor_split(optim.accumulate), strict=True
     ):
         if len(part) == 0:
             continue
-        outputs = network(part)
+        outputs = learner.network(part)
         loss = task.loss(outputs, part_targets) * (len(part) / len(images))
         fabric.backward(loss)
         loss_sum += loss.detach()
         error_sum += task.errors(outputs.detach(), part_targets).sum()
     if optim.clip_norm:
-        fabric.clip_gradients(network, optimiser, max_norm=optim.clip_norm, error_if_nonfinite=False)
-    optimiser.step()
+        fabric.clip_gradients(learner.network, learner.optimiser, max_norm=optim.clip_norm, error_if_nonfinite=False)
+    learner.optimiser.step()
     return loss_sum, error_sum
 
 
@@ -270,56 +223,6 @@ def _score(trainee: Trainee, network: nn.Module, state: State) -> dict[str, Any]
     return row
 
 
-@torch.no_grad()
-def run_network(
-    fabric: Fabric,
-    network: nn.Module,
-    volumes: VolumeSet,
-    positions: np.ndarray,
-    batch_size: int,
-    *,
-    flips: bool = False,
-) -> Tensor:
-    """Give the outputs of a network in evaluation mode, without augmentation.
-
-    Args:
-        fabric: Device and precision.
-        network: On the device.
-        volumes: Prepared volumes.
-        positions: Which of them.
-        batch_size: Scans at a time.
-        flips: Average the outputs over the scan and its left–right mirror.
-
-    Returns:
-        Outputs (len(positions), n_outputs), float32, on the device.
-    """
-    was_training = network.training
-    network.eval()
-    outputs = []
-    plan = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-    for images in volumes.batches(plan):
-        images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
-        with fabric.autocast():
-            output = network(images).float()
-            if flips:
-                output = (output + network(images.flip(LEFT_RIGHT_AXIS[images.ndim])).float()) / 2
-        outputs.append(output)
-    network.train(was_training)
-    return torch.cat(outputs)
-
-
-def _bare(network: nn.Module) -> nn.Module:
-    """Give the network itself, out of Fabric's wrapper."""
-    module = getattr(network, "module", network)
-    return module if isinstance(module, nn.Module) else network
-
-
-def _place(trainee: Trainee) -> tuple[nn.Module, torch.optim.Optimizer]:
-    network = trainee.network.to(memory_format=MEMORY_FORMAT[trainee.train.volumes.spatial_dims + 2])
-    placed, optimiser = trainee.fabric.setup(network, make_optimiser(network, trainee.recipe.optim))
-    return placed, optimiser
-
-
 def _is_best(history: list[dict[str, Any]], select: str) -> bool:
     if select == "last":
         return False
@@ -335,47 +238,3 @@ def _out_of_patience(state: State, trainee: Trainee) -> bool:
         return False
     scores = [row[f"inner_{trainee.task.headline}"] for row in state.history]
     return len(scores) - 1 - int(np.argmin(scores)) >= patience
-
-
-def _save(
-    trainee: Trainee,
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    average: MovingAverage | None,
-    state: State,
-    best: dict[str, Tensor],
-) -> None:
-    if trainee.fabric.global_rank != 0:
-        return
-    tensors = {"network": _bare(network).state_dict(), "optimiser": optimiser_tensors(optimiser), "best": best}
-    if average:
-        tensors["average"] = average.network.state_dict()
-    about = {**vars(state), "recipe": trainee.recipe.digest, "scaler": _scaler_state(trainee.fabric)}
-    save_checkpoint(trainee.run.checkpoint_path, tensors, about)
-    if state.step == 0:
-        trainee.run.save_history(state.history)
-
-
-def _restore(
-    trainee: Trainee, network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None
-) -> tuple[State, dict[str, Tensor]]:
-    if not trainee.run.checkpoint_path.exists():
-        return State(), {}
-    tensors, about = load_checkpoint(trainee.run.checkpoint_path)
-    _bare(network).load_state_dict(tensors["network"])
-    restore_optimiser(optimiser, tensors.get("optimiser", {}))
-    if average:
-        average.network.load_state_dict(tensors["average"])
-    scaler = getattr(trainee.fabric._precision, "scaler", None)
-    if scaler is not None and about["scaler"]:
-        scaler.load_state_dict(about["scaler"])
-    state = State(**{name: about[name] for name in vars(State())})
-    if state.history:  # a kill between checkpoint and history leaves the table one epoch short
-        trainee.run.save_history(state.history)
-    best = {name: value.to(trainee.fabric.device) for name, value in tensors.get("best", {}).items()}
-    return state, best
-
-
-def _scaler_state(fabric: Fabric) -> dict[str, Any]:
-    scaler = getattr(fabric._precision, "scaler", None)
-    return dict(scaler.state_dict()) if scaler is not None else {}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from neuroage.analysis import Evaluation, evaluate
 from neuroage.cohort import Cohort
@@ -24,10 +23,10 @@ from neuroage.runs.predictions import average_members
 from neuroage.runs.run import Run
 from neuroage.training.baselines import Ridge, baseline_tables
 from neuroage.training.checkpoint import load_checkpoint
-from neuroage.training.loop import run_network
+from neuroage.training.inference import MEMORY_FORMAT, run_network
 from neuroage.training.observer import Observer
 from neuroage.training.precision import make_fabric
-from neuroage.training.train import predictions_table
+from neuroage.training.scoring import blend_with_ridge, predictions_table
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx")
 
@@ -151,14 +150,14 @@ def predict(
     rows = cohort.table.set_index("scan_id", drop=False).loc[list(prepared.volumes)]
     rows = rows.assign(set="new")
     observer.stage(f"Predicting with {len(leaves)} network{'s' * (len(leaves) > 1)}")
-    tables = [_predict_leaf(leaf, rows, prepared) for leaf in leaves]
+    tables = []
     baselines: dict[str, list[pd.DataFrame]] = {"mean": [], "ridge": []}
-    for leaf, table in zip(leaves, tables, strict=True):
-        ridge = Ridge.load(leaf.ridge_path)
-        for name, baseline in baseline_tables(
-            table, leaf.contract.age_years[1], ridge.predict(list(prepared.volumes.values()))
-        ).items():
+    for leaf in leaves:
+        table = _predict_leaf(leaf, rows, prepared)
+        ridge_ages = Ridge.load(leaf.ridge_path).predict(list(prepared.volumes.values()))
+        for name, baseline in baseline_tables(table, leaf.contract.age_years[1], ridge_ages).items():
             baselines[name].append(baseline)
+        tables.append(blend_with_ridge(table, ridge_ages, leaf.recipe.predict.ridge_share))
     table = average_members(tables)
     table["gap"] = table["predicted_age"] - table["age"]
     contract = leaves[0].contract
@@ -182,18 +181,12 @@ def _predict_leaf(run: Run, rows: pd.DataFrame, prepared: PreparedCohort) -> pd.
     )
     network.load_state_dict(groups["network"])
     fabric = make_fabric(about["precision"] if about["device"] == make_fabric("fp32").device.type else "fp32")
-    network = network.to(fabric.device).to(memory_format=_memory_format(recipe.prepare.size))
+    network = network.to(fabric.device).to(memory_format=MEMORY_FORMAT[len(recipe.prepare.size) + 2])
     volumes = VolumeSet([prepared.volumes[scan_id] for scan_id in rows.index], fabric.device)
     outputs = run_network(
         fabric, network, volumes, np.arange(len(rows)), recipe.training.batch_size, flips=recipe.predict.flips
     )
     return predictions_table(rows, task, outputs, fold=about["fold"], member=about["member"])
-
-
-def _memory_format(size: Sequence[int]) -> torch.memory_format:
-    from neuroage.training.loop import MEMORY_FORMAT
-
-    return MEMORY_FORMAT[len(size) + 2]
 
 
 def evaluate_on(

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from neuroage.analysis import evaluate, loss_curves, write_evaluation
 from neuroage.cohort import Cohort, Split, stratified_age_split
 from neuroage.errors import InfeasibleError, RefusedError, UsageError
 from neuroage.imaging.batches import VolumeSet
@@ -26,10 +25,12 @@ from neuroage.runs.seeds import child_seed
 from neuroage.training.augmentation import Augmentation, build_augmentation, check_augment
 from neuroage.training.baselines import baseline_tables, fit_ridge
 from neuroage.training.checkpoint import save_checkpoint
+from neuroage.training.inference import run_network
 from neuroage.training.interruption import stop_on_signals
-from neuroage.training.loop import Scans, Trainee, fit, run_network
+from neuroage.training.loop import Scans, Trainee, fit
 from neuroage.training.observer import Observer
 from neuroage.training.precision import choose_precision, make_fabric
+from neuroage.training.scoring import blend_with_ridge, predictions_table, write_run_pages
 
 MIN_TRAINING_SCANS = 8
 VOXEL_STD_FLOOR = 0.15  # share of the overall standard deviation; about what noise alone gives
@@ -250,11 +251,16 @@ def _learn_and_score(job: Job) -> Run:
         recipe.training.batch_size,
         flips=recipe.predict.flips,
     )
-    run.save_predictions(predictions_table(scored, task, outputs, fold=run.about["fold"], member=run.about["member"]))
-    _save_baselines(job, fit_on=job.rows("train", "inner"), scored=scored)
+    table = predictions_table(scored, task, outputs, fold=run.about["fold"], member=run.about["member"])
+    volumes = job.prepared.volumes
     training_rows = job.rows("train", "inner")
-    records = [job.prepared.volumes[scan_id].record for scan_id in training_rows.index]
     ages = training_rows["age"].to_numpy(dtype=float)
+    ridge = fit_ridge([volumes[scan_id] for scan_id in training_rows.index], ages, recipe.prepare.spacing)
+    ridge.save(run.ridge_path)
+    ridge_ages = ridge.predict([volumes[scan_id] for scan_id in scored.index])
+    run.save_baselines(baseline_tables(table, float(ages.mean()), ridge_ages))
+    run.save_predictions(blend_with_ridge(table, ridge_ages, recipe.predict.ridge_share))
+    records = [volumes[scan_id].record for scan_id in training_rows.index]
     run.save_contract(InputContract.of(recipe.modality, recipe.prepare.spacing, recipe.prepare.size, records, ages))
     selected_on = {"last": "nothing (fixed length)", "inner": "an inner part of training"}.get(
         recipe.training.select, "validation"
@@ -288,52 +294,3 @@ def _scans(job: Job, set_name: str, device: Any) -> Scans:
     rows = job.rows(set_name)
     volumes = VolumeSet([job.prepared.volumes[scan_id] for scan_id in rows.index], device)
     return Scans(volumes, job.task.encode(rows), rows["age"].to_numpy(dtype=float))
-
-
-def predictions_table(rows: pd.DataFrame, task: Task, outputs: Any, *, fold: int, member: str) -> pd.DataFrame:
-    """Make a predictions table.
-
-    Args:
-        rows: Scans with scan_id, subject_id, set and the task's target columns.
-        task: Decodes the outputs.
-        outputs: Of the network, (n_scans, n_outputs).
-        fold, member: Which training predicted.
-    """
-    columns = ["scan_id", "subject_id", "set", *task.target_columns]
-    decoded = {name: values.cpu().numpy().astype(float) for name, values in task.decode(outputs).items()}
-    return rows[columns].reset_index(drop=True).assign(fold=fold, member=member, **decoded)
-
-
-def _save_baselines(job: Job, fit_on: pd.DataFrame, scored: pd.DataFrame) -> None:
-    volumes = job.prepared.volumes
-    ages = fit_on["age"].to_numpy(dtype=float)
-    ridge = fit_ridge([volumes[scan_id] for scan_id in fit_on.index], ages, job.recipe.prepare.spacing)
-    ridge.save(job.run.ridge_path)
-    predictions = job.run.predictions
-    tables = baseline_tables(
-        predictions, float(ages.mean()), ridge.predict([volumes[scan_id] for scan_id in scored.index])
-    )
-    job.run.save_baselines(tables)
-
-
-def write_run_pages(run: Run) -> None:
-    """Write what a person looks at: loss curve, evaluation figures and page."""
-    about = run.about
-    histories = [leaf.history for leaf in run.leaves]
-    if len(histories) == 1 and not histories[0].empty:
-        baseline = next(
-            (float(histories[0][key].iloc[-1]) for key in histories[0] if str(key).startswith("baseline_mean_")), None
-        )
-        loss_curves(histories[0], run.curve_path, baseline_mae=baseline)
-    evaluation = evaluate(
-        run.predictions,
-        run.baselines,
-        name=run.recipe.modality,
-        seed=run.recipe.seed,
-        meta={
-            "selected_on": about.get("selected_on"),
-            "split": about["split_digest"][:12],
-            "recipe": about["recipe_digest"][:12],
-        },
-    )
-    write_evaluation(evaluation, run.folder)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from neuroage.training.loop import mix_scans
+from neuroage.training.mixup import mix_scans
 
 IMAGES = torch.arange(4.0).reshape(4, 1, 1, 1, 1).expand(4, 1, 3, 3, 3).contiguous()
 AGES = torch.tensor([20.0, 40.0, 60.0, 80.0])

@@ -78,6 +78,7 @@ CHANGES: dict[str, list[str]] = {
     "training.age_balance": ["training.age_balance=1.0"],
     "training.mixup": ["training.mixup=0.5"],
     "training.train_eval_scans": ["training.train_eval_scans=0"],
+    "predict.ridge_share": ["predict.ridge_share=0.5"],
     "predict.flips": ["predict.flips=true"],
 }
 

@@ -1,0 +1,93 @@
+"""What a training is at any moment, and how it is saved and continued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from neuroage.runs.recipe import Recipe
+from neuroage.runs.run import Run
+from neuroage.training.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
+from neuroage.training.optim import MovingAverage, make_optimiser
+
+
+@dataclass
+class State:
+    """Where a training stands: between epochs, or after `step` steps of epoch `epoch` (both from 0)."""
+
+    epoch: int = 0
+    step: int = 0
+    n_steps: int = 0
+    loss_sum: float = 0.0
+    error_sum: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Learner:
+    """A network on its device, its optimiser, the moving average of its weights, and the best weights so far.
+
+    Args:
+        fabric: Places the network and knows the precision.
+        network: With initial weights, in its memory format.
+        recipe: Its optimiser and moving average.
+    """
+
+    def __init__(self, fabric: Fabric, network: nn.Module, recipe: Recipe) -> None:
+        self.fabric = fabric
+        self.network, self.optimiser = fabric.setup(network, make_optimiser(network, recipe.optim))
+        self.average = MovingAverage(self.bare, recipe.optim.ema) if recipe.optim.ema else None
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def bare(self) -> nn.Module:
+        """The network itself, out of Fabric's wrapper."""
+        module = getattr(self.network, "module", self.network)
+        return module if isinstance(module, nn.Module) else self.network
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is scored and kept: the moving average where there is one."""
+        return self.average.network if self.average else self.bare
+
+    def keep_best(self) -> None:
+        """Remember the scored weights as the best ones."""
+        self.best = {name: value.detach().clone() for name, value in self.scored.state_dict().items()}
+
+    def save(self, run: Run, state: State) -> None:
+        """Write everything that continuing needs, and between epochs the history."""
+        if self.fabric.global_rank != 0:
+            return
+        tensors = {"network": self.bare.state_dict(), "optimiser": optimiser_tensors(self.optimiser), "best": self.best}
+        if self.average:
+            tensors["average"] = self.average.network.state_dict()
+        scaler = self._scaler
+        save_checkpoint(run.checkpoint_path, tensors, {**vars(state), "scaler": scaler.state_dict() if scaler else {}})
+        if state.step == 0:
+            run.save_history(state.history)
+
+    def restore(self, run: Run) -> State:
+        """Continue from a run's checkpoint; gives a fresh state when there is none."""
+        if not run.checkpoint_path.exists():
+            return State()
+        tensors, about = load_checkpoint(run.checkpoint_path)
+        self.bare.load_state_dict(tensors["network"])
+        restore_optimiser(self.optimiser, tensors.get("optimiser", {}))
+        if self.average:
+            self.average.network.load_state_dict(tensors["average"])
+        if self._scaler is not None and about["scaler"]:
+            self._scaler.load_state_dict(about["scaler"])
+        self.best = {name: value.to(self.fabric.device) for name, value in tensors.get("best", {}).items()}
+        state = State(**{name: about[name] for name in vars(State())})
+        if state.history:  # a kill between checkpoint and history leaves the table one epoch short
+            run.save_history(state.history)
+        return state
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(self.fabric._precision, "scaler", None)
