@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Make a phantom cohort, split it, train T1 and TOF, compare them: minutes on two cores."""
     from neuroage.analysis import write_comparison
-    from neuroage.cli.learn import _quiet_libraries, tell_comparison
+    from neuroage.cli.contrast import tell_comparison
     from neuroage.cli.screen import Story, age_histogram, out, talk
     from neuroage.cohort import Cohort, uniform_age_split
     from neuroage.imaging.phantom import make_phantom
@@ -48,7 +48,6 @@ def demo(
         f"the best of 10,000 random splits: {split.meta['report']['random_splits']['best_w1_years']:.2f}"
     )
     story.stage("neuroage compare t1 tof   (trains both on the same people, then compares them on the 50)")
-    _quiet_libraries()
     from neuroage.training.experiment import compare_modalities
 
     overrides = [f"seed={seed}", *([f"training.epochs={epochs}"] if epochs else [])]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import neuroage
-from neuroage.cli import data, demo, learn, listing, pixels
+from neuroage.cli import contrast, data, demo, learn, listing, pixels
 from neuroage.errors import NeuroageError
 
 STOPPED = 130  # the exit code of a training that was asked to stop and saved its state
@@ -53,8 +53,8 @@ for verb in (
     learn.train,
     learn.predict,
     learn.evaluate,
-    learn.runs,
-    learn.compare,
+    contrast.runs,
+    contrast.compare,
     data.phantom,
     demo.demo,
 ):

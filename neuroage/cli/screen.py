@@ -42,6 +42,24 @@ def make_table(title: str, columns: list[str], rows: list[list[str]], *, numbers
     return table
 
 
+def metric_row(figures: dict[str, Any]) -> list[str]:
+    """Set the figures of a model as cells: label, MAE, interval, RMSE, r, R², gap slope."""
+    return [
+        str(figures["label"]),
+        shown(figures["mae"]),
+        f"{shown(figures['mae_low'])} – {shown(figures['mae_high'])}",
+        shown(figures["rmse"]),
+        shown(figures["pearson_r"]),
+        shown(figures["r2"]),
+        shown(figures["gap_slope"]),
+    ]
+
+
+def shown(value: float | None, digits: int = 2) -> str:
+    """Set a number, or a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
 def bar(value: float, most: float, width: int = 30) -> str:
     """Draw a bar of eighths of a character."""
     eighths = round(8 * width * value / most) if most else 0

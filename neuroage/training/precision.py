@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -15,9 +18,23 @@ MOST_DIFFERENCE = 0.05  # and must give gradients within this relative distance 
 
 def make_fabric(precision: str) -> Fabric:
     """Make the Fabric that places the training on devices; one device, a GPU where there is one."""
-    fabric = Fabric(accelerator="auto", devices=1, precision=FABRIC_NAMES[precision])  # type: ignore[arg-type]
-    fabric.launch()
+    with _hushed("lightning.fabric", "lightning_fabric"):
+        fabric = Fabric(accelerator="auto", devices=1, precision=FABRIC_NAMES[precision])  # type: ignore[arg-type]
+        fabric.launch()
     return fabric
+
+
+@contextmanager
+def _hushed(*loggers: str) -> Iterator[None]:
+    """Keep Fabric from announcing its settings: what a user should know is told by the observer."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def choose_precision(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> str:

@@ -1,0 +1,178 @@
+"""Verbs about several models: runs, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuroage.cli.options import (
+    COHORT,
+    SPLIT,
+    AsJson,
+    Data,
+    Set,
+    SplitFile,
+    StoreFolder,
+    load_cohort,
+    load_recipe,
+    load_split,
+    open_store,
+)
+from neuroage.errors import UsageError
+
+if TYPE_CHECKING:
+    from neuroage.runs.recipe import Recipe
+    from neuroage.runs.run import Run
+
+CURVES = ("inner_mae", "train_mae_eval", "train_mae")  # what is overlaid, the first that any run has
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
+    curves: Annotated[
+        Path | None, typer.Option(help="Write the overlaid loss curves to this PNG. (default: FOLDER/curves.png)")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs: where their recipes differ, and what they reached; their curves are overlaid in one picture."""
+    from neuroage.analysis import overlay_curves
+    from neuroage.cli.screen import make_table, out, print_json
+    from neuroage.runs.recipe import recipe_differences
+    from neuroage.runs.run import find_runs
+
+    found = {str(run.folder.relative_to(folder)) or run.name: run for run in find_runs(folder)}
+    if not found:
+        raise UsageError(f"No run in {folder}", fix="Train one with `neuroage train`.")
+    differences = recipe_differences({name: run.recipe for name, run in found.items()})
+    rows = {name: {"status": run.about["status"], **_reached(run), **differences[name]} for name, run in found.items()}
+    histories = {name: run.history for name, run in found.items() if not run.history.empty}
+    picture = curves or folder / "curves.png"
+    column = next((key for key in CURVES if any(key in history for history in histories.values())), None)
+    if column:
+        overlay_curves(histories, picture, column=column)
+    if as_json:
+        print_json({"runs": rows, "curves": picture if column else None})
+        return
+    keys = list(next(iter(rows.values())))
+    out.print(
+        make_table(
+            "",
+            ["run", *keys],
+            [[name, *("–" if row[key] is None else str(row[key]) for key in keys)] for name, row in rows.items()],
+        )
+    )
+    if column:
+        out.print(f"Curves ({column}): {picture}")
+
+
+def _reached(run: Run) -> dict[str, Any]:
+    models = run.evaluation.get("models", {})
+    own: dict[str, Any] = next((figures for figures in models.values() if figures.get("kind") == "model"), {})
+    ridge = models.get("ridge", {})
+    about = run.about
+    return {
+        "MAE": round(own["mae"], 2) if own else None,
+        "ridge": round(ridge["mae"], 2) if ridge else None,
+        "n": own.get("n_subjects"),
+        "split": about["split_digest"][:8],
+        "epochs": len(run.history) or None,
+    }
+
+
+def compare(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL…", help="Two or more modalities (t1 tof) or folders of runs.")
+    ],
+    data: Data = COHORT,
+    split: SplitFile = SPLIT,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config", help="Recipe of each modality, in the same order; one for all, or the modality's own."
+        ),
+    ] = None,
+    set_: Set = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train and compare the first K folds of the split. (default: all of them)"),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Trainings a fold, with other seeds.")] = 1,
+    runs_folder: Annotated[Path, typer.Option("--runs", help="Where runs are kept, by modality.")] = Path("runs"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the comparison.")] = Path("compare"),
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Does one modality tell age better than another? Trains what is missing, then compares on the same subjects."""
+    from neuroage.analysis import write_comparison
+    from neuroage.cli.screen import Story, print_json
+    from neuroage.runs.run import Run
+
+    if len(models) < 2:
+        raise UsageError(f"Only {models[0]} to compare", expected="two or more modalities or runs")
+    from neuroage.training.experiment import compare_modalities, compare_runs
+
+    if all((Path(name) / "run.json").is_file() for name in models):
+        comparison = compare_runs(_named([Run.open(name) for name in models]))
+    else:
+        cohort = load_cohort(data)
+        made = load_split(split, cohort)
+        chosen = list(range(folds or max(made.n_folds, 1)))
+        recipes = _recipes(models, config, set_)
+        story = Story(quiet=as_json)
+        comparison, _ = compare_modalities(
+            recipes,
+            cohort,
+            made,
+            runs_folder,
+            folds=chosen,
+            repeats=repeats,
+            chosen_recipes=bool(config or set_),
+            store=open_store(store),
+            observer=story,
+        )
+    written = write_comparison(comparison, out_folder)
+    if as_json:
+        print_json({"folder": out_folder, **comparison.to_dict()})
+        return
+    tell_comparison(comparison.to_dict(), written["html"])
+
+
+def _recipes(models: list[str], config: list[str] | None, overrides: list[str] | None) -> dict[str, Recipe]:
+    from neuroage.cohort.modalities import canonical_modality
+
+    configs = list(config or [])
+    if len(configs) not in (0, 1, len(models)):
+        raise UsageError(f"{len(configs)} recipes for {len(models)} modalities", expected="one for all, or one each")
+    recipes = {}
+    for index, name in enumerate(models):
+        if Path(name).exists() and Path(name).is_dir() and "/" in name:
+            raise UsageError(f"{name} is no run", fix="Give run folders only, or modalities only.")
+        given = configs[index] if len(configs) == len(models) else configs[0] if configs else None
+        recipes[canonical_modality(name)] = load_recipe(given, name, overrides)
+    return recipes
+
+
+def _named(opened: list[Run]) -> dict[str, Run]:
+    names = [run.name for run in opened]
+    if len(set(names)) < len(names):
+        names = [run.folder.as_posix() for run in opened]
+    return dict(zip(names, opened, strict=True))
+
+
+def tell_comparison(comparison: dict[str, Any], page: Path) -> None:
+    """Print a comparison: verdict, figures, page."""
+    from neuroage.cli.screen import make_table, metric_row, out
+
+    out.print(f"[bold]{comparison['verdict']}[/]")
+    out.print(
+        make_table(
+            "",
+            ["", "MAE", "95 % interval", "RMSE", "r", "R²", "gap slope"],
+            [metric_row(row) for row in comparison["models"].values()],
+        )
+    )
+    for line in comparison.get("findings", []):
+        out.print(f"• {line}")
+    out.print(f"Page: {page}")
