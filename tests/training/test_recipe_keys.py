@@ -14,6 +14,13 @@ from neuroage.runs.run import Run
 from neuroage.training import train as train_module
 from neuroage.training.train import train
 
+# A training whose inner error goes up and down, so that it matters which epoch is kept.
+UNSTEADY = [
+    "training.inner_fraction=0.3",
+    "training.epochs=8",
+    "optim={lr: 0.3, schedule: constant, warmup_epochs: 0, ema: null}",
+]
+
 # Key → overrides; the last one changes the key, the ones before set the scene for both trainings.
 CHANGES: dict[str, list[str]] = {
     "modality": ["modality=tof"],
@@ -50,8 +57,8 @@ CHANGES: dict[str, list[str]] = {
     "optim.warmup_epochs": ["optim.warmup_epochs=0"],
     "optim.final_lr": ["optim.warmup_epochs=0", "optim.final_lr=0.9"],
     "optim.plateau_epochs": [
-        "training.epochs=5",
-        "optim={schedule: plateau, plateau_epochs: 1, lr: 0.5, warmup_epochs: 0}",
+        "training.epochs=4",
+        "optim={schedule: plateau, plateau_epochs: 1, lr: 1.0e-9, warmup_epochs: 0}",
         "optim.plateau_epochs=5",
     ],
     "optim.ema": ["optim.ema=null"],
@@ -60,21 +67,9 @@ CHANGES: dict[str, list[str]] = {
     "training.epochs": ["training.epochs=1"],
     "training.batch_size": ["training.batch_size=9"],
     "training.precision": ["training.precision=bf16"],
-    "training.select": [
-        "training.inner_fraction=0.3",
-        "optim.lr=0.5",
-        "training.epochs=6",
-        "optim.ema=null",
-        "training.select=inner",
-    ],
+    "training.select": [*UNSTEADY, "training.select=inner"],
     "training.inner_fraction": ["training.inner_fraction=0.3"],
-    "training.patience": [
-        "training.inner_fraction=0.3",
-        "optim.lr=0.5",
-        "training.epochs=6",
-        "optim.ema=null",
-        "training.patience=1",
-    ],
+    "training.patience": [*UNSTEADY, "training.patience=1"],
     "training.age_balance": ["training.age_balance=1.0"],
     "training.mixup": ["training.mixup=0.5"],
     "training.train_eval_scans": ["training.train_eval_scans=0"],
