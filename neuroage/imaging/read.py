@@ -225,10 +225,10 @@ def _sound_affine(affine: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _finite(data: np.ndarray, nonfinite: str, path: Path) -> np.ndarray:
+    if np.isfinite(data.sum(dtype=np.float64)):  # one pass: a single NaN or infinite voxel makes the sum so
+        return data
     bad = ~np.isfinite(data)
     n_bad = int(bad.sum())
-    if n_bad == 0:
-        return data
     if nonfinite == "zero":
         return np.where(bad, np.float32(0), data)
     raise DataError(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from neuroage.files import atomic_path
+from neuroage.imaging.prepare import block_mean
 from neuroage.imaging.store import StoredVolume
 
 COARSE_MM = 4.0  # voxels as large as those on which ridge is known to do well
@@ -91,19 +92,6 @@ def fit_ridge(volumes: Sequence[StoredVolume], ages: np.ndarray, spacing_mm: Seq
 def coarse_voxels(volumes: Sequence[StoredVolume], factor: Sequence[int]) -> np.ndarray:
     """Average blocks of voxels and lay each scan out as a row, shape (n_scans, n_voxels), float32."""
     return np.stack([block_mean(volume.load(), (1, *factor)).ravel() for volume in volumes])
-
-
-def block_mean(data: np.ndarray, factor: Sequence[int]) -> np.ndarray:
-    """Average blocks of `factor` voxels along each axis; what does not fill a block at the end is left out.
-
-    Example:
-        >>> block_mean(np.arange(4.0).reshape(2, 2), (2, 2))
-        array([[1.5]])
-    """
-    shape = [size // step for size, step in zip(data.shape, factor, strict=True)]
-    data = data[tuple(slice(0, n * step) for n, step in zip(shape, factor, strict=True))]
-    split = [number for n, step in zip(shape, factor, strict=True) for number in (n, step)]
-    return data.reshape(split).mean(axis=tuple(range(1, 2 * len(shape), 2)))
 
 
 def baseline_tables(rows: pd.DataFrame, mean_age: float, ridge_ages: np.ndarray) -> dict[str, pd.DataFrame]:
