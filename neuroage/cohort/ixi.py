@@ -1,4 +1,4 @@
-"""IXI: images named `IXI002-Guys-0828-T1.nii.gz` and the table IXI.xls.
+"""IXI: images named `IXI999-Guys-1234-T1.nii.gz` and the table IXI.xls.
 
 Source: https://brain-development.org/ixi-dataset/ (CC BY-SA 3.0).
 """
@@ -40,7 +40,7 @@ def read(source: Path) -> Cohort:
     if images and len(scans) == 0:
         raise DataError(
             f"none of the {len(images)} images in {source} can be used: {_first(notes)}",
-            expected="readable files named like IXI002-Guys-0828-T1.nii.gz",
+            expected="readable files named like IXI999-Guys-1234-T1.nii.gz",
         )
     if len(scans):
         with_image = table["subject_id"].isin(scans["subject_id"])
@@ -110,4 +110,4 @@ def recognises(source: Path) -> bool:
     return any(_is_table(path) or _NAME.match(path.name) for path in source.iterdir())
 
 
-LAYOUT = Layout("ixi", "IXI002-Guys-0828-T1.nii.gz … and IXI.xls", recognises, read)
+LAYOUT = Layout("ixi", "IXI999-Guys-1234-T1.nii.gz … and IXI.xls", recognises, read)

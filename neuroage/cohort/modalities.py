@@ -37,7 +37,7 @@ def modality_of_filename(name: str) -> str:
     """Give the modality that a file name ends with, "" when none of its parts is one.
 
     Example:
-        >>> modality_of_filename("IXI002-Guys-0828-MRA.nii.gz"), modality_of_filename("sub-01_acq-tof_angio.nii")
+        >>> modality_of_filename("IXI999-Guys-1234-MRA.nii.gz"), modality_of_filename("sub-01_acq-tof_angio.nii")
         ('tof', 'tof')
     """
     stem = name.replace("\\", "/").rsplit("/", 1)[-1].split(".", 1)[0].lower()

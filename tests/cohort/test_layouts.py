@@ -176,7 +176,7 @@ def test_the_ixi_table_alone_is_read(ixi: Path) -> None:
 @pytest.fixture
 def oasis(tmp_path: Path) -> Path:
     write(
-        tmp_path / "oasis_cross-sectional.csv", "ID,M/F,Hand,Age,SES,MMSE,CDR", "OAS1_0001_MR1,F,R,74,3,29,0",
+        tmp_path / "oasis_cross-sectional.csv", "ID,M/F,Hand,Age,SES,MMSE,CDR", "OAS1_0001_MR1,M,R,61,2,28,0",
         "OAS1_0002_MR1,M,R,28,,,0", "OAS1_0003_MR1,F,R,80,1,20,0.5", "OAS1_0003_MR2,F,R,81,1,21,1",
     )  # fmt: skip
     for name in (
@@ -209,7 +209,7 @@ def test_oasis_discs_give_the_most_processed_image(tmp_path: Path) -> None:
     write(
         tmp_path / "oasis_cross-sectional.csv",
         "ID,M/F,Age",
-        "OAS1_0001_MR1,F,74",
+        "OAS1_0001_MR1,M,61",
         "OAS1_0002_MR1,M,28",
         "OAS1_0003_MR1,M,30",
     )
