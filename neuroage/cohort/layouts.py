@@ -8,9 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neuroage.cohort.cohort import Cohort
 from neuroage.errors import DataError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from neuroage.cohort.cohort import Cohort
 
 
 @dataclass(frozen=True)

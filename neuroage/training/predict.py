@@ -225,15 +225,10 @@ def evaluate_on(
         answer.table,
         answer.baselines,
         sets=("new",),
-        name=leaf_modality(run),
+        name=run.recipe.modality,
         meta={"selected_on": about.get("selected_on")},
     )
     return evaluation, answer
-
-
-def leaf_modality(run: Run) -> str:
-    """Give the modality of a run."""
-    return run.recipe.modality
 
 
 def subjects_trained_on(run: Run) -> set[str]:
