@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import UsageError
+from neuroage.runs.evaluation import evaluate_held_out
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.runs.shipped import find_recipe
@@ -179,18 +180,11 @@ class AgeRegressor:
         Returns:
             The evaluation: `table`, `verdict`, `to_dict()`.
         """
-        from neuroage.analysis import evaluate
+        if cohort is None:
+            return evaluate_held_out(self.run)
         from neuroage.training.predict import evaluate_on
 
-        if cohort is not None:
-            return evaluate_on(self.run, cohort.select(modality=self.recipe.modality), store=self._open_store())[0]
-        run = self.run
-        return evaluate(
-            run.predictions,
-            run.baselines,
-            name=self.recipe.modality,
-            meta={"selected_on": run.about.get("selected_on")},
-        )
+        return evaluate_on(self.run, cohort.select(modality=self.recipe.modality), store=self._open_store())[0]
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the run to another folder, whole or not at all.

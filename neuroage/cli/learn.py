@@ -22,11 +22,9 @@ from neuroage.cli.options import (
     load_split,
     open_store,
 )
-from neuroage.errors import UsageError
 
 if TYPE_CHECKING:
-    from neuroage.analysis import Evaluation
-    from neuroage.runs.run import Run
+    pass
 
 
 class Held(str, Enum):
@@ -187,15 +185,17 @@ def evaluate(
     """Score a run on subjects that it was not trained on: its own held-out ones, or another cohort's."""
     from neuroage.analysis import write_evaluation
     from neuroage.cli.screen import Story, out, print_json
+    from neuroage.runs.evaluation import evaluate_held_out
     from neuroage.runs.predictions import save_predictions
     from neuroage.runs.run import Run
-    from neuroage.training.predict import evaluate_on
 
     opened = Run.open(run)
     if data is None:
-        evaluation = _evaluate_held_out(opened, subjects.value)
+        evaluation = evaluate_held_out(opened, subjects.value)
         table = opened.predictions
     else:
+        from neuroage.training.predict import evaluate_on  # with torch, which the run's own tables do not need
+
         cohort = load_cohort(data).select(modality=opened.recipe.modality)
         evaluation, answer = evaluate_on(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
         table = answer.table
@@ -207,12 +207,3 @@ def evaluate(
         return
     _tell_evaluation(evaluation.to_dict())
     out.print(f"Page: {where / 'evaluation.html'}")
-
-
-def _evaluate_held_out(run: Run, set_name: str) -> Evaluation:
-    from neuroage.analysis import evaluate as score
-
-    if not run.complete:
-        raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
-    meta = {"selected_on": run.about.get("selected_on")}
-    return score(run.predictions, run.baselines, (set_name,), name=run.recipe.modality, meta=meta)

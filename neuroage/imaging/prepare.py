@@ -69,7 +69,6 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
         "native_spacing_mm": [round(value, 4) for value in volume.spacing_mm],
         "native_size": list(volume.shape),
         "native_orientation": volume.source_orientation,
-        "native_percentiles": np.percentile(data[::2, ::2, ::2], [1, 50, 99]).round(4).tolist(),
     }
     if recipe.labels:
         data = (data > 0).astype(np.float32)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroage.analysis import evaluate, loss_curves, write_evaluation
+from neuroage.analysis import loss_curves, write_evaluation
 from neuroage.models.tasks import Task
+from neuroage.runs.evaluation import evaluate_held_out
 from neuroage.runs.run import Run
 
 
@@ -45,22 +46,10 @@ def blend_with_ridge(table: pd.DataFrame, ridge_ages: np.ndarray, share: float) 
 
 def write_run_pages(run: Run) -> None:
     """Write what a person looks at: loss curve, evaluation figures and page."""
-    about = run.about
     histories = [leaf.history for leaf in run.leaves]
     if len(histories) == 1 and not histories[0].empty:
         baseline = next(
             (float(histories[0][key].iloc[-1]) for key in histories[0] if str(key).startswith("baseline_mean_")), None
         )
         loss_curves(histories[0], run.curve_path, baseline_mae=baseline)
-    evaluation = evaluate(
-        run.predictions,
-        run.baselines,
-        name=run.recipe.modality,
-        seed=run.recipe.seed,
-        meta={
-            "selected_on": about.get("selected_on"),
-            "split": about["split_digest"][:12],
-            "recipe": about["recipe_digest"][:12],
-        },
-    )
-    write_evaluation(evaluation, run.folder)
+    write_evaluation(evaluate_held_out(run), run.folder)

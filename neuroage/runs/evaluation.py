@@ -1,0 +1,29 @@
+"""Score a run on its own held-out subjects, from the tables that it left."""
+
+from __future__ import annotations
+
+from neuroage.analysis import Evaluation, evaluate
+from neuroage.errors import UsageError
+from neuroage.runs.run import Run
+
+
+def evaluate_held_out(run: Run, set_name: str = "validation") -> Evaluation:
+    """Score a run on held-out subjects of its split, with the mean predictor and ridge beside it.
+
+    Args:
+        run: A complete run.
+        set_name: "validation", or "test" where its split has a test set.
+
+    Raises:
+        UsageError: The run is not complete.
+        DataError: Its split has no such set.
+    """
+    if not run.complete:
+        raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
+    about, recipe = run.about, run.recipe
+    meta = {
+        "selected_on": about.get("selected_on"),
+        "split": about["split_digest"][:12],
+        "recipe": about["recipe_digest"][:12],
+    }
+    return evaluate(run.predictions, run.baselines, (set_name,), recipe.seed, name=recipe.modality, meta=meta)
