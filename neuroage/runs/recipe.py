@@ -184,8 +184,13 @@ class Training(Section):
 
     Attributes:
         epochs: Passes over the training scans.
-        batch_size: Scans a step; the last steps of an epoch share the rest evenly.
+        batch_size: Scans a step, over all devices together; the last steps of an epoch share the rest evenly. `auto`: 8,
+            which go through the network in as many parts as the device's memory asks for.
+        recompute: What the backward pass computes again instead of keeping it in memory: none, activations (norms and
+            activation functions: cheap), blocks (whole blocks: about a third more time). `auto`: as little as fits. The
+            network learns the same.
         precision: auto (a short probe on this machine decides between fp32 and bf16/fp16), fp32, bf16 or fp16.
+        compile: Let torch.compile make faster kernels of the network, where it can; takes a minute or more at the start.
         select: Which weights are kept: `last` (fixed length), `inner` (best MAE on an inner, age-stratified part of the
             training subjects) or `validation` (best on the validation set; every figure then says so).
         inner_fraction: Share of the training subjects held out inside training; needed by `select: inner` and
@@ -199,8 +204,10 @@ class Training(Section):
     """
 
     epochs: Annotated[int, Field(ge=1)] = 60
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = 8
+    recompute: Literal["auto", "none", "activations", "blocks"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     select: Literal["last", "inner", "validation"] = "last"
     inner_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     patience: Annotated[int, Field(ge=1)] | None = None
