@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from neuroage.imaging.augment.pipeline import Pipeline, Record
     from neuroage.imaging.augment.step import Step
 
-_NOT_STEPS = {"parts", "pipeline", "ranges", "resample", "step"}
+_NOT_STEPS = {"cpu_kernels", "parts", "pipeline", "ranges", "resample", "step"}
 
 __all__ = ["Pipeline", "Record", "Step", "augmentation_names", "augmentations", "parse_steps"]
 

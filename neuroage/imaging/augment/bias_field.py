@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from neuroage.errors import DataError
-from neuroage.imaging.augment.parts import box_parts, part_sizes, run_parts
+from neuroage.imaging.augment.parts import run_lines
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step
 
@@ -97,9 +97,9 @@ def multiply_by_field(
 ) -> None:
     """Write `source` times each scan's own field into `out`.
 
-    The polynomial is contracted one axis at a time, in float64; only the first axis is left for the voxels, as a
-    small matrix product: `order` + 1 multiplications a voxel instead of powers for each term. One read and one write
-    of the volume.
+    The polynomial is contracted one axis at a time, in float64; only one axis is left for the voxels: `order` + 1
+    multiplications a voxel instead of powers for each term. On a CPU that and the exponential are one compiled pass,
+    one read and one write of the volume, and the field is never held.
 
     Args:
         source: Images (N, C, *spatial), contiguous.
@@ -109,44 +109,49 @@ def multiply_by_field(
         floor: (N, 1, …) intensities that the field leaves alone, or None for 0.
     """
     shape = source.shape[2:]
-    tensor = _coefficient_tensor(coefficients, order, len(shape))
-    bases = [_basis(size, order) for size in shape]
-    for axis in range(len(shape) - 1, 0, -1):
-        tensor = np.moveaxis(np.tensordot(tensor, bases[axis], axes=(axis + 1, 1)), -1, axis + 1)
-    inner = torch.from_numpy(np.ascontiguousarray(tensor.reshape(len(source), order + 1, -1), dtype=np.float32))
-    powers = torch.from_numpy(bases[0].astype(np.float32)).to(source.device)
-    if source.device.type == "cpu":
+    if source.device.type == "cpu" and source.dtype == out.dtype == torch.float32 and out.is_contiguous():
+        lines = _line_polynomials(coefficients, order, shape) / np.log(2)
         for index in range(len(source)):
-            base = None if floor is None else float(floor[index])
-            _multiply_planes(source[index], inner[index], powers, out[index], base)
+            base = 0.0 if floor is None else float(floor[index])
+            _multiply_image(source[index], lines[index].astype(np.float32), base, out[index])
         return
-    factor = torch.matmul(powers, inner.to(source.device)).exp_().view(len(source), 1, *shape)
+    # On a GPU the first axis is left for the voxels: one matrix product makes the whole field.
+    tensor = _contracted(coefficients, order, shape, range(1, len(shape)))
+    inner = torch.from_numpy(tensor.reshape(len(source), order + 1, -1)).to(source)
+    powers = torch.from_numpy(_basis(shape[0], order)).to(source)
+    factor = torch.matmul(powers, inner).exp_().view(len(source), 1, *shape)
     if floor is None:
         torch.mul(source, factor, out=out)
     else:
         torch.mul(source - floor, factor, out=out).add_(floor)
 
 
-def _multiply_planes(
-    source: torch.Tensor, inner: torch.Tensor, powers: torch.Tensor, out: torch.Tensor, floor: float | None
-) -> None:
-    """Multiply one image (C, n, …), a few planes at a time; field = exp(`powers` @ `inner`)."""
-    channels, n_planes, n_columns = source.shape[0], source.shape[1], inner.shape[1]
-    source, out = source.view(channels, n_planes, n_columns), out.view(channels, n_planes, n_columns)
-    sizes = part_sizes((n_planes, n_columns))
+def _multiply_image(source: torch.Tensor, polynomials: np.ndarray, floor: float, out: torch.Tensor) -> None:
+    """Multiply one image (C, …) line by line; field = 2 ** polynomial."""
+    from neuroage.imaging.augment.cpu_kernels import multiply_lines, multiply_lines_cubic
 
-    def multiply(part: tuple[slice, ...], room: Sequence[torch.Tensor]) -> None:
-        planes, columns = part
-        field = room[0][: (planes.stop - planes.start) * (columns.stop - columns.start)]
-        field = field.view(-1, columns.stop - columns.start)
-        torch.mm(powers[planes], inner[:, columns], out=field).exp_()
-        for image, target in zip(source[:, planes, columns], out[:, planes, columns], strict=True):
-            if floor is None:
-                torch.mul(image, field, out=target)
-            else:
-                torch.mul(image - floor, field, out=target).add_(floor)
+    n_voxels, order = source.shape[-1], polynomials.shape[1] - 1
+    kernel = multiply_lines_cubic if order == 3 else multiply_lines
+    places = np.ascontiguousarray(_basis(n_voxels, 1)[:, 1], dtype=np.float32)
+    for channel, target in zip(source.detach().numpy(), out.numpy(), strict=True):
+        lines = [image.reshape(-1, n_voxels) for image in (channel, target)]
+        run_lines(kernel, (*lines[0].shape,), lines[0], polynomials, places, np.float32(floor), lines[1])
 
-    run_parts(multiply, box_parts(sizes, (n_planes, n_columns)), room=[sizes[0] * sizes[1]])
+
+def _line_polynomials(coefficients: Sequence[Sequence[float]], order: int, shape: Sequence[int]) -> np.ndarray:
+    """Give each line's polynomial in the last coordinate, (n_scans, n_lines, order + 1)."""
+    tensor = _contracted(coefficients, order, shape, range(len(shape) - 1))
+    return tensor.reshape(len(coefficients), -1, order + 1)
+
+
+def _contracted(
+    coefficients: Sequence[Sequence[float]], order: int, shape: Sequence[int], axes: Sequence[int]
+) -> np.ndarray:
+    """Evaluate the polynomial along some axes, in float64; the others keep their powers."""
+    tensor = _coefficient_tensor(coefficients, order, len(shape))
+    for axis in axes:
+        tensor = np.moveaxis(np.tensordot(tensor, _basis(shape[axis], order), axes=(axis + 1, 1)), -1, axis + 1)
+    return np.ascontiguousarray(tensor)
 
 
 def _coefficient_tensor(coefficients: Sequence[Sequence[float]], order: int, n_axes: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from neuroage.imaging.augment.parts import flat_parts, run_parts
+from neuroage.imaging.augment.parts import run_lines
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step, per_scan
 
@@ -37,7 +37,7 @@ class Gamma(Step):
 def raise_to_power(source: torch.Tensor, gammas: Sequence[float], *, out: torch.Tensor | None = None) -> torch.Tensor:
     """Raise each scan's intensities to its own power, keeping signs: sign(x) |x|^γ.
 
-    As exp(γ log|x|), three times as fast as a general power on a CPU and equal to it to about 1e-6.
+    As exp(γ log|x|), one compiled pass on a CPU, equal to a general power to about 1e-6.
 
     Args:
         source: Images (N, C, *spatial).
@@ -51,19 +51,12 @@ def raise_to_power(source: torch.Tensor, gammas: Sequence[float], *, out: torch.
         out = torch.empty_like(source, memory_format=torch.contiguous_format)
     if all(gamma == 1 for gamma in gammas):
         return out if out is source else out.copy_(source)
-    if source.device.type != "cpu":
-        raised = source.abs().log_().mul_(per_scan(gammas, source)).exp_()
-        return torch.copysign(raised, source, out=out)
-    for image, target, gamma in zip(source, out, gammas, strict=True):
-        _raise_image(image.reshape(-1), float(gamma), target.view(-1))
-    return out
+    if source.device.type == "cpu" and source.dtype == out.dtype == torch.float32 and out.is_contiguous():
+        from neuroage.imaging.augment.cpu_kernels import raise_lines
 
-
-def _raise_image(source: torch.Tensor, gamma: float, out: torch.Tensor) -> None:
-    def raise_part(part: slice, room: Sequence[torch.Tensor]) -> None:
-        signed = source[part]
-        raised = torch.abs(signed, out=room[0][: len(signed)]) if signed.dtype == torch.float32 else signed.abs()
-        torch.copysign(raised.log_().mul_(gamma).exp_(), signed, out=out[part])
-
-    parts = flat_parts(len(source))
-    run_parts(raise_part, parts, room=[parts[0].stop])
+        for image, target, gamma in zip(source, out, gammas, strict=True):
+            lines = [one.detach().numpy().reshape(-1, one.shape[-1]) for one in (image, target)]
+            run_lines(raise_lines, lines[0].shape, lines[0], np.float32(gamma), lines[1])
+        return out
+    raised = source.abs().log_().mul_(per_scan(gammas, source)).exp_()
+    return torch.copysign(raised, source, out=out)

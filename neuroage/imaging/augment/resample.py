@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
-from neuroage.imaging.augment.parts import box_parts, part_sizes, run_parts
+from neuroage.imaging.augment.parts import run_lines
 
 Pad = Literal["minimum", "border"] | float
 
-_LARGEST_ROW = 12288
-"""Rows that a flattened part may span. Float32 places a sample among 12,288 rows to 0.0007 voxel; 1e-3 is the aim."""
 _GRID_VOXELS = 1 << 25
 """Voxels whose coordinates are held at a time off the CPU: 400 MB of float32."""
 
@@ -94,11 +92,10 @@ def resample_affine(
     work = (batch if batch.dtype in (torch.float32, torch.float64) else batch.float()).contiguous()
     outside = _outside_values(work, pad)
     whole = out if out is not None and out.dtype == work.dtype else work.new_empty((*batch.shape[:2], *shape))
-    flat_fits = work.ndim == 5 and work.dtype == torch.float32 and min(work.shape[2:]) > 1
-    if work.device.type == "cpu" and flat_fits and interpolation == "linear":
+    if _compiled(work) and work.ndim == 5 and min(work.shape[2:]) > 1 and interpolation == "linear":
         for index, matrix in enumerate(matrices):
             value = None if outside is None else float(outside[index])
-            _resample_volume(work[index], np.asarray(matrix, dtype=float), whole[index], value)
+            _resample_image(work[index], np.ascontiguousarray(matrix, dtype=float), whole[index], value)
     else:
         _resample_by_grid(work, matrices, whole, outside, interpolation)
     return whole.to(batch.dtype) if out is None else out if out is whole else out.copy_(whole)
@@ -118,29 +115,26 @@ def sharpen(batch: torch.Tensor, strength: float, *, out: torch.Tensor | None = 
     """
     if out is None:
         out = torch.empty_like(batch, memory_format=torch.contiguous_format)
-    shape, on_cpu = batch.shape[2:], batch.device.type == "cpu"
+    if _compiled(batch) and out.is_contiguous() and out.dtype == torch.float32:
+        from neuroage.imaging.augment.cpu_kernels import sharpen_lines
 
-    def sharpen_box(part: tuple[slice, ...], room: Sequence[torch.Tensor]) -> None:
-        place = [part[0], slice(None), *part[1:]]
-        centre, target = batch[tuple(place)], out[tuple(place)]
-        torch.mul(centre, 1 + 2 * len(shape) * strength, out=target)
-        for axis in range(2, batch.ndim):
-            start, stop, last = place[axis].start, place[axis].stop, batch.shape[axis] - 1
-            for step in (-1, 1):
-                low, high = max(start + step, 0), min(stop + step, last + 1)
-                beside = batch[(*place[:axis], slice(low, high), *place[axis + 1 :])]
-                target.narrow(axis, low - step - start, high - low).sub_(beside, alpha=strength)
-                edge = 0 if step < 0 else last
-                if start <= edge < stop:
-                    line = centre.narrow(axis, edge - start, 1)
-                    target.narrow(axis, edge - start, 1).sub_(line, alpha=strength)
-
-    everything = (len(batch), *shape)
-    if on_cpu:
-        run_parts(sharpen_box, box_parts([1, *part_sizes(shape)], everything))
-    else:  # in this thread: a device's current stream belongs to the thread
-        sharpen_box(tuple(slice(0, size) for size in everything), ())
+        for image, target in zip(batch.flatten(0, 1), out.flatten(0, 1), strict=True):
+            volumes = [one.detach().numpy().reshape(-1, *one.shape[-2:]) for one in (image, target)]
+            run_lines(sharpen_lines, volumes[0].shape, volumes[0], float(strength), volumes[1])
+        return out
+    torch.mul(batch, 1 + 2 * (batch.ndim - 2) * strength, out=out)
+    for axis in range(2, batch.ndim):
+        last = batch.shape[axis] - 1
+        out.narrow(axis, 1, last).sub_(batch.narrow(axis, 0, last), alpha=strength)
+        out.narrow(axis, 0, last).sub_(batch.narrow(axis, 1, last), alpha=strength)
+        for edge in (0, last):
+            out.narrow(axis, edge, 1).sub_(batch.narrow(axis, edge, 1), alpha=strength)
     return out
+
+
+def _compiled(batch: torch.Tensor) -> bool:
+    """Whether the compiled kernels take this batch as it is."""
+    return batch.device.type == "cpu" and batch.dtype == torch.float32 and batch.is_contiguous()
 
 
 def _outside_values(batch: torch.Tensor, pad: Pad) -> torch.Tensor | None:
@@ -151,133 +145,13 @@ def _outside_values(batch: torch.Tensor, pad: Pad) -> torch.Tensor | None:
     return batch.new_full((len(batch),), float(pad))
 
 
-def _resample_volume(source: torch.Tensor, matrix: np.ndarray, out: torch.Tensor, outside: float | None) -> None:
-    """Resample one volume (C, I, J, K) on a CPU, part by part.
+def _resample_image(source: torch.Tensor, matrix: np.ndarray, out: torch.Tensor, outside: float | None) -> None:
+    """Resample one image (C, I, J, K) on a CPU; no coordinates are kept."""
+    from neuroage.imaging.augment.cpu_kernels import resample_lines
 
-    torch samples volumes with scalar code, but images with vector code. A volume read as an image of I·J rows is
-    bilinear within a plane; with the same memory shifted by one plane as a second channel, the third axis is one
-    `lerp`.
-    """
-    shape, n_k = tuple(out.shape[1:]), source.shape[3]
-    lines = [row[0] * np.arange(shape[0])[:, None] + (row[1] * np.arange(shape[1]) + row[3]) for row in matrix[:3]]
-    along = [torch.from_numpy((slope * np.arange(shape[2])).astype(np.float32)) for slope in matrix[:3, 2]]
-    within = None if outside is None else _intervals(matrix, lines, source.shape[1:], shape[2])
-    # grid_sample counts from −1 to 1
-    column_lines = torch.from_numpy((lines[2] * (2 / (n_k - 1)) - 1).astype(np.float32))
-    column_along = along[2] * (2 / (n_k - 1))
-
-    def resample(part: tuple[slice, ...], room: Sequence[torch.Tensor]) -> None:
-        box = [piece.stop - piece.start for piece in part]
-        n_voxels = box[0] * box[1] * box[2]
-        plane, whole, row = (memory[:n_voxels].view(box) for memory in room[:3])
-        grid = room[3][: 2 * n_voxels].view(1, box[0] * box[1], box[2], 2)
-        scale = _place_rows(lines, along, part, source.shape[1:3], plane, whole, row)
-        column, rows = grid.view(*box, 2).unbind(-1)
-        torch.add(column_lines[part[:2]][:, :, None], column_along[part[2]], out=column)
-        rows.copy_(row)
-        mask = None if within is None else _mark_inside(within, part, out=row)
-        for channel, target in zip(source, out[(slice(None), *part)], strict=True):
-            value = _sample(channel, grid, scale).view(2, *box)
-            value = torch.lerp(value[0], value[1], plane)
-            if mask is None:
-                target.copy_(value)
-            else:
-                torch.lerp(empty[:n_voxels].view(box), value, mask, out=target)
-
-    sizes = _part_sizes(matrix, shape, source.shape[2])
-    n_voxels = int(np.prod(sizes))
-    empty = torch.full((n_voxels,), outside if outside is not None else 0.0)
-    run_parts(resample, box_parts(sizes, shape), room=[n_voxels, n_voxels, n_voxels, 2 * n_voxels])
-
-
-def _part_sizes(matrix: np.ndarray, shape: Sequence[int], n_rows: int) -> list[int]:
-    """Choose the size of a part whose input spans few enough planes for float32."""
-    sizes, slopes = part_sizes(shape), np.abs(matrix[0, :3])
-    while (np.dot(slopes, np.array(sizes) - 1) + 2) * n_rows > _LARGEST_ROW and max(sizes) > 16:
-        widest = int(np.argmax(slopes * sizes * (np.array(sizes) > 16)))
-        if sizes[widest] <= 16:
-            break
-        sizes[widest] = -(-sizes[widest] // 2)
-        grown = next((axis for axis in (0, 1, 2) if axis != widest and 2 * sizes[axis] <= shape[axis]), None)
-        if grown is not None and slopes[grown] < slopes[widest]:
-            sizes[grown] *= 2
-    return sizes
-
-
-def _place_rows(
-    lines: Sequence[np.ndarray],
-    along: Sequence[torch.Tensor],
-    part: tuple[slice, ...],
-    sizes: Sequence[int],
-    plane: torch.Tensor,
-    whole: torch.Tensor,
-    row: torch.Tensor,
-) -> tuple[int, int]:
-    """Place a part in the planes and rows of the input.
-
-    Writes the fraction between two planes into `plane`, the row (from −1 to 1 over the rows that are read) into `row`.
-
-    Returns:
-        The first plane that is read, and the number of pairs of neighbouring planes from there.
-    """
-    n_planes, n_rows = sizes
-    across, rest = lines[0][part[:2]], along[0][part[2]]
-    reach = sorted((float(rest[0]), float(rest[-1])))
-    first = int(np.clip(np.floor(across.min() + reach[0]), 0, n_planes - 2))
-    n_pairs = int(np.clip(np.floor(across.max() + reach[1]), first, n_planes - 2)) - first + 1
-    per_row = 2 / (n_pairs * n_rows - 1)
-
-    torch.add(_column(across - first), rest, out=plane).clamp_(0, n_pairs)
-    torch.floor(plane, out=whole).clamp_(max=n_pairs - 1)
-    plane.sub_(whole)
-    # Rows must not run over into the next plane: clamped within their own before the planes are added.
-    torch.add(_column(lines[1][part[:2]] * per_row - 1), along[1][part[2]] * per_row, out=row)
-    row.clamp_(-1, (n_rows - 1) * per_row - 1).add_(whole, alpha=n_rows * per_row)
-    return first, n_pairs
-
-
-def _column(lines: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(lines.astype(np.float32))[:, :, None]
-
-
-def _sample(volume: torch.Tensor, grid: torch.Tensor, planes: tuple[int, int]) -> torch.Tensor:
-    """Sample lower and upper plane of each pair, (2, voxels); the border rule of `grid_sample` clamps columns."""
-    first, n_pairs = planes
-    size = volume.shape[1] * volume.shape[2]
-    rows = volume.as_strided(
-        (1, 2, n_pairs * volume.shape[1], volume.shape[2]),
-        (0, size, volume.shape[2], 1),
-        volume.storage_offset() + first * size,
-    )
-    return grid_sample(rows, grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-
-def _intervals(
-    matrix: np.ndarray, lines: Sequence[np.ndarray], sizes: Sequence[int], length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Say which part of each output line is read from within the input: one interval, as its middle and half width."""
-    enter, leave = np.full(lines[0].shape, -1.0), np.full(lines[0].shape, float(length))
-    for row, start, size in zip(matrix, lines, sizes, strict=False):
-        if abs(row[2]) < 1e-12:
-            leave = np.where((start >= -0.5) & (start < size - 0.5), leave, -2.0)
-            continue
-        ends = (-0.5 - start) / row[2], (size - 0.5 - start) / row[2]
-        enter, leave = np.maximum(enter, np.minimum(*ends)), np.minimum(leave, np.maximum(*ends))
-    leave = np.maximum(leave, -2.0)
-    return ((enter + leave) / 2).astype(np.float32), ((leave - enter) / 2).astype(np.float32)
-
-
-def _mark_inside(
-    within: tuple[np.ndarray, np.ndarray], part: tuple[slice, ...], out: torch.Tensor
-) -> torch.Tensor | None:
-    """Write 1 where a part is read from within the input and 0 elsewhere; None when all of it is within."""
-    middle, half = (values[part[:2]] for values in within)
-    low, high = part[2].start, part[2].stop - 1
-    if (middle - half <= low).all() and (middle + half >= high).all():
-        return None
-    place = torch.arange(low, high + 1, dtype=torch.float32)
-    torch.sub(place, torch.from_numpy(middle)[:, :, None], out=out).abs_()
-    return out.le_(torch.from_numpy(half)[:, :, None])
+    value = np.float32(0 if outside is None else outside)
+    for channel, target in zip(source.detach().numpy(), out.numpy(), strict=True):
+        run_lines(resample_lines, target.shape, channel, matrix, value, outside is not None, target)
 
 
 def _resample_by_grid(
