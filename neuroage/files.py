@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 
+def is_main_process() -> bool:
+    """Whether this process, of those started together, is the one that writes shared files and talks to the user."""
+    return os.environ.get("RANK", "0") == "0"  # set by torchrun
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and move it into place, on failure remove it.

@@ -21,6 +21,7 @@ from neuroage.cli.options import (
     open_store,
 )
 from neuroage.errors import UsageError
+from neuroage.files import is_main_process
 
 if TYPE_CHECKING:
     from neuroage.runs.recipe import Recipe
@@ -132,6 +133,8 @@ def compare(
             store=open_store(store),
             observer=story,
         )
+    if not is_main_process():
+        return
     written = write_comparison(comparison, out_folder)
     if as_json:
         print_json({"folder": out_folder, **comparison.to_dict()})

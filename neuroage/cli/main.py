@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 import neuroage
-from neuroage.cli import contrast, data, demo, learn, listing, pixels
+from neuroage.cli import contrast, data, demo, learn, listing, pixels, plan
 from neuroage.errors import NeuroageError
 
 STOPPED = 130  # the exit code of a training that was asked to stop and saved its state
@@ -50,6 +51,7 @@ for verb in (
     data.split,
     pixels.prepare,
     pixels.preview,
+    plan.plan,
     learn.train,
     learn.predict,
     learn.evaluate,
@@ -113,4 +115,6 @@ def _say(error: NeuroageError) -> None:
 
     from neuroage.cli.screen import talk
 
+    if talk.quiet:  # one of several processes: what the main one may not know of
+        print(f"Error in process {os.environ['RANK']}: {error}", file=sys.stderr)
     talk.print(f"[bold red]Error:[/] {escape(str(error))}")

@@ -10,18 +10,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from neuroage.files import finite
+from neuroage.files import finite, is_main_process
 from neuroage.training.observer import Observer
 
-out = Console(highlight=False, soft_wrap=True)
-talk = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, quiet=not is_main_process())
+talk = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_main_process())
 
 BARS = "▏▎▍▌▋▊▉█"
 
 
 def print_json(content: Any) -> None:
     """Print JSON to stdout; NaN becomes null."""
-    print(json.dumps(finite(content), indent=2, ensure_ascii=False))
+    if is_main_process():
+        print(json.dumps(finite(content), indent=2, ensure_ascii=False))
 
 
 def make_table(title: str, columns: list[str], rows: list[list[str]], *, numbers_from: int = 1) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 Norm = Literal["batch", "instance", "group", "none"]
 
@@ -29,3 +29,20 @@ def norm_layer(norm: Norm, spatial_dims: int, n_features: int) -> nn.Module:
             groups //= 2
         return nn.GroupNorm(groups, n_features)
     return nn.Identity()
+
+
+def activation(norm: Norm) -> nn.Module:
+    """Make the ReLU that follows a norm: in place, unless it would overwrite what is needed elsewhere."""
+    return nn.ReLU(inplace=norm != "none")
+
+
+class HalveWhilePossible(nn.Module):
+    """A pooling layer that leaves features alone once an axis has a single voxel, so that any input size works."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, F, *spatial) → (B, F, *reduced)."""
+        return self.pool(features) if min(features.shape[2:]) >= 2 else features

@@ -60,6 +60,11 @@ class Network(nn.Module):
             n_features = width
         self.head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(n_features, n_outputs))
 
+    @property
+    def n_outputs(self) -> int:
+        """Outputs a scan."""
+        return int(self.head[-1].out_features)
+
     def features(self, images: Tensor) -> Tensor:
         """Images (B, C, *spatial) → pooled features (B, F); sums over voxels are in float32."""
         if self.standardised:

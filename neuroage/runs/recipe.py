@@ -22,6 +22,9 @@ Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=4, le=1024)]
 
 
+AUTO_BATCH = 8  # scans a step and device for `batch_size: auto`, as Peng 2021 (doi:10.1016/j.media.2020.101871)
+
+
 class Section(BaseModel):
     """A part of the recipe: unknown keys are refused, values never change after reading."""
 
@@ -184,13 +187,13 @@ class Training(Section):
 
     Attributes:
         epochs: Passes over the training scans.
-        batch_size: Scans a step, over all devices together; the last steps of an epoch share the rest evenly. `auto`: 8,
-            which go through the network in as many parts as the device's memory asks for.
+        batch_size: Scans a step, over all devices together; the last steps of an epoch share the rest evenly. `auto`: 8
+            for each device, which go through the network in as many parts as its memory asks for.
         recompute: What the backward pass computes again instead of keeping it in memory: none, activations (norms and
             activation functions: cheap), blocks (whole blocks: about a third more time). `auto`: as little as fits. The
             network learns the same.
         precision: auto (a short probe on this machine decides between fp32 and bf16/fp16), fp32, bf16 or fp16.
-        compile: Let torch.compile make faster kernels of the network, where it can; takes a minute or more at the start.
+        compile: Let torch.compile make faster kernels of the network, where it can; the start takes minutes longer.
         select: Which weights are kept: `last` (fixed length), `inner` (best MAE on an inner, age-stratified part of the
             training subjects) or `validation` (best on the validation set; every figure then says so).
         inner_fraction: Share of the training subjects held out inside training; needed by `select: inner` and
@@ -220,6 +223,11 @@ class Training(Section):
         if self.inner_fraction == 0 and (self.select == "inner" or self.patience):
             raise ValueError("`select: inner` and `patience` need an inner_fraction above 0, such as 0.15")
         return self
+
+    @property
+    def inference_batch(self) -> int:
+        """Scans at a time where nothing is learnt; any number gives the same outputs."""
+        return AUTO_BATCH if self.batch_size == "auto" else self.batch_size
 
 
 class Predict(Section):

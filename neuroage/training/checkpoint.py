@@ -71,3 +71,8 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, values in optimiser.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:
+                # A file keeps no memory format, and fused kernels walk weights and moments in step without looking.
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -12,9 +12,11 @@ import pandas as pd
 from neuroage.analysis import Comparison, compare_models
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import InfeasibleError, RefusedError, UsageError
+from neuroage.files import is_main_process
 from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run, now
+from neuroage.training.devices import make_fabric
 from neuroage.training.observer import Observer
 from neuroage.training.scoring import write_run_pages
 from neuroage.training.train import train
@@ -51,14 +53,15 @@ def train_members(
     """
     if len(folds) == 1 and repeats == 1:
         return train(recipe, cohort, split, out, fold=folds[0], resume=resume, store=store, observer=observer)
-    parent = Run(out)
-    if not parent.exists or resume == "never":
-        parent = Run.create_parent(out, recipe, cohort.select(modality=recipe.modality), split)
-    elif parent.about["split_digest"] != split.digest or parent.about["recipe_digest"] != recipe.digest:
+    fabric, parent = make_fabric("fp32"), Run(out)
+    if fabric.is_global_zero and (not parent.exists or resume == "never"):
+        Run.create_parent(out, recipe, cohort.select(modality=recipe.modality), split)
+    fabric.barrier()
+    if parent.about["split_digest"] != split.digest or parent.about["recipe_digest"] != recipe.digest:
         raise RefusedError(f"{out} was started with another split or recipe", fix="Choose another folder.")
-    elif not parent.is_parent:
+    if not parent.is_parent:
         raise RefusedError(f"{out} holds a single training, not {len(folds) * repeats}", fix="Choose another folder.")
-    observer = observer or Observer()
+    observer = observer if observer and fabric.is_global_zero else Observer()
     members: list[Run] = []
     for fold in folds:
         for repeat in range(repeats):
@@ -81,7 +84,10 @@ def train_members(
                     observer=observer,
                 )
             )
-    return _gather(parent, members)
+    if fabric.is_global_zero:
+        _gather(parent, members)
+    fabric.barrier()
+    return parent
 
 
 def member_name(fold: int, seed: int) -> str:
@@ -89,13 +95,12 @@ def member_name(fold: int, seed: int) -> str:
     return f"fold{fold}-seed{seed}"
 
 
-def _gather(parent: Run, members: Sequence[Run]) -> Run:
+def _gather(parent: Run, members: Sequence[Run]) -> None:
     parent.save_predictions(pd.concat([member.predictions for member in members], ignore_index=True))
     tables = [member.baselines for member in members]
     parent.save_baselines({name: pd.concat([table[name] for table in tables], ignore_index=True) for name in tables[0]})
     parent.update(status="complete", finished=now(), selected_on=members[0].about["selected_on"])
     write_run_pages(parent)
-    return parent
 
 
 def compare_modalities(
@@ -129,7 +134,7 @@ def compare_modalities(
         InfeasibleError: Too few subjects have all modalities.
         RefusedError: A run stands where one would be trained, with another split or another recipe.
     """
-    observer = observer or Observer()
+    observer = observer if observer and is_main_process() else Observer()
     shared = subjects_with_all(cohort, list(recipes))
     held_out = [subject for fold in folds for subject in split.subjects("validation", fold) if subject in shared]
     if len(held_out) < 3:

@@ -15,21 +15,26 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuroage.errors import DataError
 from neuroage.imaging.augment import Pipeline
-from neuroage.imaging.batches import VolumeSet, age_weights, plan_epoch
+from neuroage.imaging.batches import VolumeSet
+from neuroage.models.network import Network
 from neuroage.models.tasks import Task
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.runs.seeds import child_seed
+from neuroage.training.devices import sum_over_processes, to_device
 from neuroage.training.inference import MEMORY_FORMAT, run_network
-from neuroage.training.mixup import mix_scans
+from neuroage.training.mixup import mix
 from neuroage.training.optim import learning_rate
 from neuroage.training.state import Learner, State
+from neuroage.training.steps import Step, plan_steps
 
 CHECKPOINT_SECONDS = 600.0  # long epochs are also saved in their middle
+SAVE, STOP = 1, 2  # what may be asked for between two steps
+AGREE_EVERY = 10  # steps after which several processes ask each other; every time costs a wait for the device
 
 
 class Interrupted(Exception):
@@ -46,7 +51,7 @@ class Scans:
 
     Attributes:
         volumes: Prepared volumes, by position.
-        targets: Encoded targets, shape (n_scans, …).
+        targets: Encoded targets, shape (n_scans, …), on the device.
         ages: Years, shape (n_scans,), for age-balanced drawing; NaN where unknown.
     """
 
@@ -65,7 +70,7 @@ class Trainee:
     fabric: Fabric
     recipe: Recipe
     task: Task
-    network: nn.Module
+    network: Network
     run: Run
     train: Scans
     inner: Scans | None
@@ -77,7 +82,7 @@ class Trainee:
     should_stop: Callable[[], bool] = lambda: False
 
 
-def fit(trainee: Trainee) -> nn.Module:
+def fit(trainee: Trainee) -> Network:
     """Train to the end of the recipe and give the network with the weights that were kept.
 
     Continues from the run's checkpoint where there is one.
@@ -86,8 +91,7 @@ def fit(trainee: Trainee) -> nn.Module:
         Interrupted: `should_stop` said so; the state is saved.
     """
     recipe, training = trainee.recipe, trainee.recipe.training
-    memory_format = MEMORY_FORMAT[trainee.train.volumes.spatial_dims + 2]
-    learner = Learner(trainee.fabric, trainee.network.to(memory_format=memory_format), recipe)
+    learner = Learner(trainee.fabric, trainee.network, recipe, trainee.train.volumes.spatial_dims)
     state = learner.restore(trainee.run)
 
     while state.epoch < training.epochs and not _out_of_patience(state, trainee):
@@ -105,7 +109,7 @@ def fit(trainee: Trainee) -> nn.Module:
         state.epoch, state.step, state.loss_sum, state.error_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
         learner.save(trainee.run, state)
         trainee.on_epoch(row)
-        if trainee.should_stop() and state.epoch < training.epochs:
+        if _asked(trainee, save=False) == STOP and state.epoch < training.epochs:
             raise Interrupted(trainee.run, state.epoch, training.epochs)
 
     kept = learner.scored
@@ -117,45 +121,59 @@ def fit(trainee: Trainee) -> nn.Module:
 def _train_epoch(trainee: Trainee, learner: Learner, state: State) -> None:
     recipe, fabric = trainee.recipe, trainee.fabric
     started, saved = time.monotonic() - state.seconds, time.monotonic()
-    balance = recipe.training.age_balance
-    weights = age_weights(trainee.train.ages, balance) if balance else None
-    plan = plan_epoch(
-        len(trainee.train), recipe.training.batch_size, child_seed(recipe.seed, "order", state.epoch), weights
-    )
-    loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=fabric.device)
-    error_sum = torch.tensor(state.error_sum, dtype=torch.float64, device=fabric.device)
+    steps = plan_steps(recipe, trainee.train.ages, state.epoch, rank=fabric.global_rank, n_processes=fabric.world_size)
+    n_steps = len(steps)
+    steps = steps[state.step :]
+    # Sums stay on the device until the epoch ends: reading one would make every step wait for it.
+    sums = torch.tensor([state.loss_sum, state.error_sum], dtype=torch.float64, device=fabric.device)
+    sums *= fabric.global_rank == 0
     learner.network.train()
-    for images, positions in zip(trainee.train.volumes.batches(plan[state.step :]), plan[state.step :], strict=True):
+    for step, images in zip(steps, trainee.train.volumes.batches([step.scans for step in steps]), strict=True):
         scores = _plateau_scores(trainee, state)
-        rate = learning_rate(recipe.optim, state.epoch + state.step / len(plan), recipe.training.epochs, scores)
-        for group in learner.optimiser.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(child_seed(recipe.seed, "dropout", state.epoch, state.step))
+        learner.set_rate(
+            learning_rate(recipe.optim, state.epoch + state.step / n_steps, recipe.training.epochs, scores)
+        )
+        torch.manual_seed(_dropout_seed(recipe, state, fabric.global_rank))
         if trainee.augment is not None:
-            images, _ = trainee.augment(images, [(state.epoch, int(position)) for position in positions])
-        targets = trainee.train.targets[positions].to(fabric.device)
-        if recipe.training.mixup:
-            rng = np.random.default_rng(child_seed(recipe.seed, "mixup", state.epoch, state.step))
-            images, targets = mix_scans(images, targets, recipe.training.mixup, rng)
-        loss, errors = _step(trainee, learner, images, targets)
-        loss_sum += loss * len(positions)
-        error_sum += errors
+            images, _ = trainee.augment(images, [(state.epoch, int(position)) for position in step.scans])
+        sums += _step(trainee, learner, *_mixed(step, images, trainee.train.targets), n_all=step.n_all)
         state.step, state.n_steps = state.step + 1, state.n_steps + 1
-        if learner.average:
-            learner.average.update(learner.bare, state.n_steps)
-        trainee.on_step(state.epoch, state.step, len(plan))
-        stop = trainee.should_stop()
-        if (stop or time.monotonic() - saved > CHECKPOINT_SECONDS) and state.step < len(plan):
-            state.loss_sum, state.error_sum, state.seconds = (
-                float(loss_sum),
-                float(error_sum),
-                time.monotonic() - started,
-            )
+        learner.follow(state.n_steps)
+        trainee.on_step(state.epoch, state.step, n_steps)
+        if state.step < n_steps and (asked := _asked(trainee, time.monotonic() - saved > CHECKPOINT_SECONDS, state)):
+            state.loss_sum, state.error_sum = sum_over_processes(fabric, sums).tolist()
+            state.seconds = time.monotonic() - started
             learner.save(trainee.run, state)
             saved = time.monotonic()
-            if stop:
+            if asked == STOP:
                 raise Interrupted(trainee.run, state.epoch + 1, recipe.training.epochs)
-    state.loss_sum, state.error_sum, state.seconds = float(loss_sum), float(error_sum), time.monotonic() - started
+    state.loss_sum, state.error_sum = sum_over_processes(fabric, sums).tolist()
+    state.seconds = time.monotonic() - started
+
+
+def _dropout_seed(recipe: Recipe, state: State, rank: int) -> int:
+    place = (state.epoch, state.step, rank) if rank else (state.epoch, state.step)
+    return child_seed(recipe.seed, "dropout", *place)
+
+
+def _mixed(step: Step, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the images and targets that are learnt from; `images` are those of `step.scans`."""
+    targets = targets[to_device(step.scans, targets.device)]
+    if step.partners is None:
+        return images, targets
+    own, partners = (to_device(places, images.device) for places in (step.own, step.partners))
+    return mix(images, own, partners, step.share), mix(targets, own, partners, step.share)
+
+
+def _asked(trainee: Trainee, save: bool, state: State | None = None) -> int:
+    """Whether to save (SAVE) or to save and stop (STOP) now; every process gets the same answer."""
+    fabric, asked = trainee.fabric, STOP if trainee.should_stop() else SAVE if save else 0
+    if fabric.world_size == 1:
+        return asked
+    if state is not None and state.step % AGREE_EVERY:
+        return 0
+    answers: Any = fabric.all_gather(torch.tensor(asked, device=fabric.device))
+    return int(answers.max())
 
 
 def _plateau_scores(trainee: Trainee, state: State) -> list[float]:
@@ -164,30 +182,30 @@ def _plateau_scores(trainee: Trainee, state: State) -> list[float]:
     return [row[watched] for row in state.history]
 
 
-def _step(trainee: Trainee, learner: Learner, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; gives the mean loss and the sum of errors, both still on the device."""
+def _step(trainee: Trainee, learner: Learner, images: Tensor, targets: Tensor, n_all: int) -> Tensor:
+    """One step of the optimiser; gives the sums of losses and errors, (2,), still on the device."""
     optim, fabric, task = trainee.recipe.optim, trainee.fabric, trainee.task
     images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
-    loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
-    error_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     learner.optimiser.zero_grad(set_to_none=True)
-    for part, part_targets in zip(
-        images.tensor_split(optim.accumulate), targets.tensor_split(optim.accumulate), strict=True
+    n_parts = min(optim.accumulate, len(images))
+    for number, (part, part_targets) in enumerate(
+        zip(images.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True)
     ):
-        if len(part) == 0:
-            continue
-        outputs = learner.network(part)
-        loss = task.loss(outputs, part_targets) * (len(part) / len(images))
-        fabric.backward(loss)
-        loss_sum += loss.detach()
-        error_sum += task.errors(outputs.detach(), part_targets).sum()
+        with fabric.no_backward_sync(learner.network, enabled=number < n_parts - 1):
+            outputs = learner.network(part)
+            loss = task.loss(outputs, part_targets)
+            # Gradients are averaged over processes, whose parts may differ by a scan.
+            fabric.backward(loss * (len(part) * fabric.world_size / n_all))
+        sums[0] += loss.detach() * len(part)
+        sums[1] += task.errors(outputs.detach(), part_targets).sum()
     if optim.clip_norm:
         fabric.clip_gradients(learner.network, learner.optimiser, max_norm=optim.clip_norm, error_if_nonfinite=False)
     learner.optimiser.step()
-    return loss_sum, error_sum
+    return sums
 
 
-def _score(trainee: Trainee, network: nn.Module, state: State) -> dict[str, Any]:
+def _score(trainee: Trainee, network: Network, state: State) -> dict[str, Any]:
     """Make the history row of the epoch just trained."""
     task, recipe, n = trainee.task, trainee.recipe, len(trainee.train)
     row: dict[str, Any] = {
@@ -201,26 +219,27 @@ def _score(trainee: Trainee, network: nn.Module, state: State) -> dict[str, Any]
     n_eval = min(n, recipe.training.train_eval_scans)
     if n_eval:
         some = np.random.default_rng(child_seed(recipe.seed, "train_eval")).permutation(n)[:n_eval]
-        outputs = run_network(trainee.fabric, network, trainee.train.volumes, np.sort(some), recipe.training.batch_size)
-        row[f"train_{task.headline}_eval"] = float(
-            task.errors(outputs, trainee.train.targets[np.sort(some)].to(outputs.device)).mean()
-        )
+        outputs = run_network(trainee.fabric, network, trainee.train.volumes, np.sort(some), _part_size(recipe))
+        targets = trainee.train.targets[to_device(np.sort(some), outputs.device)]
+        row[f"train_{task.headline}_eval"] = float(task.errors(outputs, targets).mean())
     scored = {
         "inner": trainee.inner,
         "validation": trainee.validation if recipe.training.select == "validation" else None,
     }
     for name, scans in scored.items():
         if scans is not None:
-            outputs = run_network(
-                trainee.fabric, network, scans.volumes, np.arange(len(scans)), recipe.training.batch_size
-            )
-            targets = scans.targets.to(outputs.device)
-            row[f"{name}_loss"] = float(task.loss(outputs, targets))
-            row[f"{name}_{task.headline}"] = float(task.errors(outputs, targets).mean())
+            outputs = run_network(trainee.fabric, network, scans.volumes, np.arange(len(scans)), _part_size(recipe))
+            row[f"{name}_loss"] = float(task.loss(outputs, scans.targets))
+            row[f"{name}_{task.headline}"] = float(task.errors(outputs, scans.targets).mean())
     for name, value in trainee.baselines.items():
         row[f"baseline_{name}_{task.headline}"] = value
     row["seconds"] = round(state.seconds, 3)
     return row
+
+
+def _part_size(recipe: Recipe) -> int:
+    """Scans that go through the network at once."""
+    return -(-int(recipe.training.batch_size) // recipe.optim.accumulate)
 
 
 def _is_best(history: list[dict[str, Any]], select: str) -> bool:

@@ -9,23 +9,28 @@ from torch import Tensor
 MIXUP_SHARE = 0.5  # half of the steps stay unmixed, so that the network also sees real scans
 
 
-def mix_scans(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mix each scan of a batch with another one, and their targets alike, in half of the calls.
+def draw_mixture(alpha: float, n_scans: int, rng: np.random.Generator) -> tuple[float, np.ndarray] | None:
+    """Draw whether a batch is mixed, in which proportion, and with whom each scan.
 
     Args:
-        images: Shape (B, C, *spatial); left alone.
-        targets: Shape (B, …), such that a mixture of two targets is a target.
-        alpha: The proportion is drawn from Beta(alpha, alpha), one for the batch.
-        rng: Decides whether, how and with whom.
+        alpha: The proportion is drawn from Beta(alpha, alpha), one for the batch; 0 never mixes.
+        n_scans: Scans of the batch.
+        rng: Source of randomness.
 
     Returns:
-        Images and targets of the same shapes.
+        The share that a scan keeps, and the place in the batch of each scan's partner; None in half of the calls.
 
     Source: Zhang 2018, arXiv 1710.09412.
     """
-    if rng.random() < MIXUP_SHARE:
-        return images, targets
+    if not alpha or rng.random() < MIXUP_SHARE:
+        return None
     share = float(rng.beta(alpha, alpha))
-    partner = torch.as_tensor(rng.permutation(len(images)), device=images.device)
-    mixed = torch.lerp(targets[partner].float(), targets.float(), share)
-    return torch.lerp(images[partner], images, share), mixed.to(targets.dtype)
+    return share, rng.permutation(n_scans)
+
+
+def mix(values: Tensor, own: Tensor, partners: Tensor, share: float) -> Tensor:
+    """Mix images or targets: `share` of the rows `own` (ascending), the rest of the rows `partners`; keeps the type."""
+    first = values if len(own) == len(values) else values[own]
+    if values.is_floating_point():
+        return torch.lerp(values[partners], first, share)
+    return torch.lerp(values[partners].float(), first.float(), share).to(values.dtype)

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from lightning_fabric import Fabric
-from torch import nn
 
-FABRIC_NAMES = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+from neuroage.models.network import Network
+
 WORTH_IT = 0.9  # a reduced format must take at most this share of the fp32 time to be chosen
 MOST_DIFFERENCE = 0.05  # and must give gradients within this relative distance of fp32's
+PROBE_VOXELS = 48  # along each axis: a full-resolution network answers in seconds, not minutes
+PROBE_SECONDS = 3.0  # for each format, once its kernels are ready
 
 
-def make_fabric(precision: str) -> Fabric:
-    """Make the Fabric that places the training on devices; one device, a GPU where there is one."""
-    with _hushed("lightning.fabric", "lightning_fabric"):
-        fabric = Fabric(accelerator="auto", devices=1, precision=FABRIC_NAMES[precision])  # type: ignore[arg-type]
-        fabric.launch()
-    return fabric
-
-
-@contextmanager
-def _hushed(*loggers: str) -> Iterator[None]:
-    """Keep Fabric from announcing its settings: what a user should know is told by the observer."""
-    levels = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-def choose_precision(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> str:
+def choose_precision(network: Network, shape: tuple[int, ...], device: torch.device) -> str:
     """Time a step of the network in fp32 and in the reduced format of this device, and compare their gradients.
 
     Some processors compute bf16 up to 90 times slower than fp32, others several times faster; only a probe tells.
 
     Args:
         network: The network to be trained; left as it was.
-        shape: Shape of a batch; one or two scans of it are used.
+        shape: Shape of a batch; at most two scans and `PROBE_VOXELS` along each axis are used, the latter where the
+            network takes any size.
         device: Where it will be trained.
 
     Returns:
@@ -57,7 +35,8 @@ def choose_precision(network: nn.Module, shape: tuple[int, ...], device: torch.d
     training = network.training
     network.train()
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn((min(shape[0], 2), *shape[1:]), generator=generator).to(device)
+    size = shape[2:] if network.standardised else [min(n, PROBE_VOXELS) for n in shape[2:]]
+    images = torch.randn((min(shape[0], 2), shape[1], *size), generator=generator).to(device)
     try:
         seconds, gradient = _probe(network, images, None)
         for name, dtype in reduced.items():
@@ -76,11 +55,11 @@ def choose_precision(network: nn.Module, shape: tuple[int, ...], device: torch.d
 
 
 def _probe(
-    network: nn.Module, images: torch.Tensor, dtype: torch.dtype | None, give_up_after: float = 60.0
+    network: Network, images: torch.Tensor, dtype: torch.dtype | None, give_up_after: float = 60.0
 ) -> tuple[float, torch.Tensor]:
     """Give the shortest time of a few steps (seconds), and the gradient of the last linear layer."""
     device = images.device
-    best, gradient = float("inf"), torch.zeros(1)
+    best, gradient, began = float("inf"), torch.zeros(1), time.perf_counter()
     for _ in range(4):  # the first one also prepares kernels
         network.zero_grad(set_to_none=True)
         torch.manual_seed(0)
@@ -92,6 +71,6 @@ def _probe(
         gradient = torch.zeros(1) if last.grad is None else last.grad.float().cpu()
         elapsed = time.perf_counter() - start
         best = min(best, elapsed)
-        if elapsed > give_up_after:
+        if elapsed > give_up_after or time.perf_counter() - began > PROBE_SECONDS:
             break
     return best, gradient

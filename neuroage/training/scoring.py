@@ -6,11 +6,56 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lightning_fabric import Fabric
 
 from neuroage.analysis import loss_curves, write_evaluation
+from neuroage.imaging.batches import VolumeSet
+from neuroage.models.network import Network
 from neuroage.models.tasks import Task
+from neuroage.runs.contract import InputContract
 from neuroage.runs.evaluation import evaluate_held_out
-from neuroage.runs.run import Run
+from neuroage.runs.run import Run, now
+from neuroage.training.baselines import baseline_tables, fit_ridge
+from neuroage.training.checkpoint import save_checkpoint
+from neuroage.training.inference import run_network
+from neuroage.training.job import SCORED, Job
+
+SELECTED_ON = {"last": "nothing (fixed length)", "inner": "an inner part of training"}
+
+
+def score(job: Job, fabric: Fabric, network: Network) -> None:
+    """Predict the held-out subjects of a job, with the baselines beside the network, and complete its run.
+
+    Args:
+        job: What was trained.
+        fabric: Where; of several processes all predict and one writes.
+        network: With the weights that were kept.
+    """
+    recipe, task, run = job.recipe, job.task, job.run
+    job.observer.stage("Scoring the held-out subjects, with the baselines beside the network")
+    scored, training_rows = job.rows(*SCORED), job.rows("train", "inner")
+    volumes = VolumeSet(job.volumes(*SCORED), fabric.device)
+    n_at_once = recipe.training.inference_batch
+    outputs = run_network(fabric, network, volumes, np.arange(len(scored)), n_at_once, flips=recipe.predict.flips)
+    if not fabric.is_global_zero:
+        return
+    save_checkpoint(
+        run.weights_path, {"network": network.state_dict()}, {"recipe": recipe.digest, "task": task.state()}
+    )
+    table = predictions_table(scored, task, outputs, fold=run.about["fold"], member=run.about["member"])
+    ages = training_rows["age"].to_numpy(dtype=float)
+    training_volumes = job.volumes("train", "inner")
+    ridge = fit_ridge(training_volumes, ages, recipe.prepare.spacing)
+    ridge.save(run.ridge_path)
+    ridge_ages = ridge.predict(job.volumes(*SCORED))
+    run.save_baselines(baseline_tables(table, float(ages.mean()), ridge_ages))
+    run.save_predictions(blend_with_ridge(table, ridge_ages, recipe.predict.ridge_share))
+    records = [volume.record for volume in training_volumes]
+    run.save_contract(InputContract.of(recipe.modality, recipe.prepare.spacing, recipe.prepare.size, records, ages))
+    selected_on = SELECTED_ON.get(recipe.training.select, "validation")
+    run.update(selected_on=selected_on, finished=now(), status="complete")
+    write_run_pages(run)
+    job.observer.finished(run)
 
 
 def predictions_table(rows: pd.DataFrame, task: Task, outputs: Any, *, fold: int, member: str) -> pd.DataFrame:

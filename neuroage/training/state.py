@@ -9,10 +9,21 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from neuroage.models.network import Network
+from neuroage.models.recompute import set_recompute
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
+from neuroage.training.inference import MEMORY_FORMAT
 from neuroage.training.optim import MovingAverage, make_optimiser
+
+
+def compile_network(network: nn.Module) -> None:
+    """Let torch.compile make kernels for a network at its first step; where it cannot, the network runs as it is."""
+    import torch._dynamo
+
+    torch._dynamo.config.suppress_errors = True  # no compiler on this machine, an operation it does not know
+    network.compile()
 
 
 @dataclass
@@ -34,26 +45,39 @@ class Learner:
 
     Args:
         fabric: Places the network and knows the precision.
-        network: With initial weights, in its memory format.
-        recipe: Its optimiser and moving average.
+        network: With initial weights.
+        recipe: Its optimiser, moving average, recomputation and compilation.
+        spatial_dims: 2 or 3, for the memory format.
     """
 
-    def __init__(self, fabric: Fabric, network: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, fabric: Fabric, network: Network, recipe: Recipe, spatial_dims: int) -> None:
         self.fabric = fabric
+        network = network.to(fabric.device, memory_format=MEMORY_FORMAT[spatial_dims + 2])
+        if fabric.world_size > 1 and fabric.device.type == "cuda":  # the only device that torch has it for
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self.bare = network
+        self.average = MovingAverage(network, recipe.optim.ema) if recipe.optim.ema else None
+        if recipe.training.recompute != "auto":
+            set_recompute(network, recipe.training.recompute)
+        if recipe.training.compile:
+            compile_network(network)
         self.network, self.optimiser = fabric.setup(network, make_optimiser(network, recipe.optim))
-        self.average = MovingAverage(self.bare, recipe.optim.ema) if recipe.optim.ema else None
         self.best: dict[str, Tensor] = {}
 
     @property
-    def bare(self) -> nn.Module:
-        """The network itself, out of Fabric's wrapper."""
-        module = getattr(self.network, "module", self.network)
-        return module if isinstance(module, nn.Module) else self.network
-
-    @property
-    def scored(self) -> nn.Module:
+    def scored(self) -> Network:
         """The network that is scored and kept: the moving average where there is one."""
         return self.average.network if self.average else self.bare
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def follow(self, n_steps: int) -> None:
+        """Let the moving average, where there is one, follow step number `n_steps` (from 1)."""
+        if self.average:
+            self.average.update(self.bare, n_steps)
 
     def keep_best(self) -> None:
         """Remember the scored weights as the best ones."""

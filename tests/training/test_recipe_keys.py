@@ -11,7 +11,7 @@ from neuroage.cohort import Cohort, Split
 from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Binning, Recipe, Section
 from neuroage.runs.run import Run
-from neuroage.training import train as train_module
+from neuroage.training import scoring
 from neuroage.training.train import train
 
 # A training whose inner error goes up and down, so that it matters which epoch is kept.
@@ -66,7 +66,9 @@ CHANGES: dict[str, list[str]] = {
     "optim.accumulate": ["optim.accumulate=2"],
     "training.epochs": ["training.epochs=1"],
     "training.batch_size": ["training.batch_size=9"],
+    "training.recompute": [],  # changes memory, not numbers: tests/models/test_recompute.py
     "training.precision": ["training.precision=bf16"],
+    "training.compile": [],  # changes speed, not numbers: test_devices.py
     "training.select": [*UNSTEADY, "training.select=inner"],
     "training.inner_fraction": ["training.inner_fraction=0.3"],
     "training.patience": [*UNSTEADY, "training.patience=1"],
@@ -101,7 +103,7 @@ def observe(cohort: Cohort, split: Split, store: Store, tmp_path_factory: pytest
     folder = tmp_path_factory.mktemp("keys")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(
-        train_module, "write_run_pages", lambda run: None
+        scoring, "write_run_pages", lambda run: None
     )  # pictures tell nothing more and take a second
     seen: dict[str, Any] = {}
 

@@ -8,7 +8,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from neuroage.models.backbones import refuse_weights
-from neuroage.models.layers import AVERAGE_POOL, CONV, DROPOUT, MAX_POOL, Norm, norm_layer
+from neuroage.models.layers import (
+    AVERAGE_POOL,
+    CONV,
+    DROPOUT,
+    MAX_POOL,
+    HalveWhilePossible,
+    Norm,
+    activation,
+    norm_layer,
+)
+from neuroage.models.recompute import Blocks, Layers
 
 
 class CNN(nn.Module):
@@ -28,30 +38,27 @@ class CNN(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList()
-        self.pool = (MAX_POOL if pool == "max" else AVERAGE_POOL)[spatial_dims](2)
-        self.activate = nn.Sequential(nn.ReLU(), DROPOUT[spatial_dims](dropout))
+        halve = HalveWhilePossible((MAX_POOL if pool == "max" else AVERAGE_POOL)[spatial_dims](2))
+        blocks = []
         n_in = in_channels
         for width in widths:
             layers: list[nn.Module] = []
             for index in range(convs_per_block):
                 # A norm right after the convolution has its own offset, which makes the convolution's bias idle.
-                layers += [nn.ReLU()] * (index > 0)
+                layers += [activation(norm)] * (index > 0)
                 layers += [
                     CONV[spatial_dims](n_in, width, 3, padding=1, bias=norm == "none"),
                     norm_layer(norm, spatial_dims, width),
                 ]
                 n_in = width
-            self.blocks.append(nn.Sequential(*layers))
+            # Halving first leaves the ReLU an eighth of the work; after a maximum it gives the same.
+            blocks.append(Layers(*layers, halve, activation(norm), DROPOUT[spatial_dims](dropout)))
+        self.blocks = Blocks(*blocks)
         self.n_features = widths[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, *spatial) → features (B, F, *reduced)."""
-        features = images
-        for block in self.blocks:
-            features = block(features)
-            # Halving first leaves the ReLU an eighth of the work; after a maximum it gives the same.
-            features = self.activate(self.pool(features) if min(features.shape[2:]) >= 2 else features)
+        features: Tensor = self.blocks(images)
         return features
 
 

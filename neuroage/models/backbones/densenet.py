@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from neuroage.models.backbones import refuse_weights
+from neuroage.models.layers import HalveWhilePossible
+from neuroage.models.recompute import Blocks
 
 BLOCKS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}  # Huang 2017, table 1
-
-
-class HalveWhilePossible(nn.Module):
-    """A pooling layer that leaves features alone once an axis has a single voxel, so that any input size works."""
-
-    def __init__(self, pool: nn.Module) -> None:
-        super().__init__()
-        self.pool = pool
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, F, *spatial) → (B, F, *reduced)."""
-        return self.pool(features) if min(features.shape[2:]) >= 2 else features
 
 
 def build(
@@ -67,6 +58,8 @@ def build(
         dropout_prob=dropout,
     )
     for name, layer in network.features.named_children():
+        if name.startswith("denseblock"):
+            setattr(network.features, name, Blocks(OrderedDict(layer.named_children())))
         if name.startswith("transition"):
             layer.pool = HalveWhilePossible(layer.pool)
     features = nn.Sequential(network.features, nn.ReLU())

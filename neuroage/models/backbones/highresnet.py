@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from neuroage.models.backbones import refuse_weights
-from neuroage.models.layers import CONV, Norm, norm_layer
+from neuroage.models.layers import CONV, Norm, activation, norm_layer
+from neuroage.models.recompute import Blocks, Layers
 
 WIDTHS, DILATIONS, RESIDUAL_BLOCKS = (16, 32, 64), (1, 2, 4), 3  # Li 2017, figure 1
 
@@ -23,35 +23,33 @@ class ResidualBlock(nn.Module):
         for channels in (n_in, n_out):
             layers += [
                 norm_layer(norm, spatial_dims, channels),
-                nn.ReLU(),
+                activation(norm),
                 CONV[spatial_dims](channels, n_out, 3, padding=dilation, dilation=dilation, bias=False),
             ]
-        self.layers = nn.Sequential(*layers)
-        self.missing = n_out - n_in
+        self.layers = Layers(*layers)
+        self.n_in, self.before = n_in, (n_out - n_in) // 2
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, n_in, *spatial) → (B, n_out, *spatial)."""
-        result = self.layers(features)
-        if self.missing:
-            before = self.missing // 2
-            pads = [
-                torch.zeros_like(features[:, :1]).expand(-1, n, *features.shape[2:])
-                for n in (before, self.missing - before)
-            ]
-            features = torch.cat([pads[0], features, pads[1]], dim=1)
-        return result + features
+        result: Tensor = self.layers(features)
+        if result.shape[1] == self.n_in:
+            return result.add_(features)
+        # Widening without a tensor of zeros: the input is added to the middle of what the convolutions gave.
+        result.narrow(1, self.before, self.n_in).add_(features)
+        return result
 
 
 class HighResNet(nn.Module):
     """A stem convolution and stages of three residual blocks, dilated by 1, 2, 4; only the stem may have a stride."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, n_stages: int, norm: Norm, stem_stride: int) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, n_stages: int, norm: Norm, stem_stride: int = 1) -> None:
         super().__init__()
         width = WIDTHS[0]
-        self.stem = nn.Sequential(
+        self.stem = Layers(
             CONV[spatial_dims](in_channels, width, 3, stride=stem_stride, padding=1, bias=False),
             norm_layer(norm, spatial_dims, width),
-            nn.ReLU(),
+            activation(norm),
+            whole=True,
         )
         self.stages = nn.ModuleList()
         for n_out, dilation in list(zip(WIDTHS, DILATIONS, strict=True))[:n_stages]:
@@ -59,7 +57,7 @@ class HighResNet(nn.Module):
             for _ in range(RESIDUAL_BLOCKS):
                 blocks.append(ResidualBlock(spatial_dims, width, n_out, dilation, norm))
                 width = n_out
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(Blocks(*blocks))
         self.n_features = width
 
     def forward(self, images: Tensor) -> Tensor:
@@ -77,13 +75,11 @@ def build(
     weights: str | None = None,
     n_stages: Annotated[int, Field(ge=1, le=3)] = 3,
     norm: Norm = "batch",
-    stem_stride: Annotated[int, Field(ge=1, le=4)] = 1,
 ) -> nn.Module:
     """Build HighResNet up to its last dilated block (64 features).
 
-    It keeps full resolution: 160×192×160 voxels need about 29 GB of activations a scan in single precision. A
-        `stem_stride`
-    above 1 makes it another network, several times smaller.
+    It keeps full resolution, and with it much memory: see `training.recompute`, or `highresnet_strided`, another
+    network.
 
     Args:
         spatial_dims: 2 or 3.
@@ -91,10 +87,9 @@ def build(
         weights: None are offered.
         n_stages: Keep the first 1, 2 or 3 stages (16, 32 or 64 features).
         norm: batch (as published), instance, group (8 groups) or none.
-        stem_stride: Stride of the first convolution; 1 is the published network.
 
     Returns:
         A module with `n_features`.
     """
     refuse_weights("highresnet", weights)
-    return HighResNet(spatial_dims, in_channels, n_stages, norm, stem_stride)
+    return HighResNet(spatial_dims, in_channels, n_stages, norm)

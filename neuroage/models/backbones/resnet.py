@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from neuroage.models.backbones import refuse_weights
+from neuroage.models.recompute import Blocks
 
 
 class ResNetFeatures(nn.Module):
@@ -15,6 +16,8 @@ class ResNetFeatures(nn.Module):
 
     def __init__(self, network: Any, n_features: int) -> None:
         super().__init__()
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            setattr(network, name, Blocks(*getattr(network, name)))
         self.network = network
         self.n_features = n_features
 

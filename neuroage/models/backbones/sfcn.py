@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from neuroage.models.backbones import refuse_weights
-from neuroage.models.layers import CONV, MAX_POOL, Norm, norm_layer
+from neuroage.models.layers import CONV, MAX_POOL, HalveWhilePossible, Norm, activation, norm_layer
+from neuroage.models.recompute import Blocks, Layers
 
 PUBLISHED_WIDTHS = (32, 64, 128, 256, 256, 64)
 
@@ -22,27 +23,23 @@ class SFCN(nn.Module):
 
     def __init__(self, spatial_dims: int, in_channels: int, widths: tuple[int, ...], norm: Norm) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList()
+        blocks = []
         n_in = in_channels
         for width in widths[:-1]:
-            self.blocks.append(
-                nn.Sequential(CONV[spatial_dims](n_in, width, 3, padding=1), norm_layer(norm, spatial_dims, width))
-            )
+            convolution = CONV[spatial_dims](n_in, width, 3, padding=1)
+            halve = HalveWhilePossible(MAX_POOL[spatial_dims](2))
+            blocks.append(Layers(convolution, norm_layer(norm, spatial_dims, width), halve, activation(norm)))
             n_in = width
-        self.pool = MAX_POOL[spatial_dims](2)
-        self.last = nn.Sequential(
-            CONV[spatial_dims](n_in, widths[-1], 1), norm_layer(norm, spatial_dims, widths[-1]), nn.ReLU()
+        self.blocks = Blocks(*blocks)
+        self.last = Layers(
+            CONV[spatial_dims](n_in, widths[-1], 1), norm_layer(norm, spatial_dims, widths[-1]), activation(norm)
         )
-        self.activation = nn.ReLU()
         self.n_features = widths[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, *spatial) → features (B, F, *reduced); an axis of one voxel is not halved further."""
-        features = images
-        for block in self.blocks:
-            features = block(features)
-            features = self.activation(self.pool(features) if min(features.shape[2:]) >= 2 else features)
-        return self.last(features)
+        features: Tensor = self.last(self.blocks(images))
+        return features
 
 
 def build(

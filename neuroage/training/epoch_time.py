@@ -1,0 +1,207 @@
+"""How long an epoch will take, from a few real steps on made-up volumes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from neuroage.imaging.batches import plan_epoch
+from neuroage.models.network import build_network
+from neuroage.models.tasks import build_task
+from neuroage.runs.recipe import Recipe
+from neuroage.training.augmentation import build_augmentation
+from neuroage.training.devices import make_fabric
+from neuroage.training.inference import MEMORY_FORMAT
+from neuroage.training.mixup import draw_mixture, mix
+from neuroage.training.plan import Plan
+from neuroage.training.state import Learner
+
+CROPS = (32, 64)  # voxels along each axis, of the first, cheap probes that say what a whole step will take
+FEW_SCANS = 2  # of these probes; batch norm needs more than one value
+MOST_STEPS = 12  # more say nothing new
+
+
+@dataclass(frozen=True)
+class EpochTime:
+    """How long a training will take on this machine.
+
+    Attributes:
+        step_seconds: One step: augmentation, network, optimiser.
+        scoring_seconds: What is scored after each epoch: training scans without augmentation, and the inner part.
+        n_steps: Steps of an epoch.
+        epoch_seconds: Steps and scoring.
+        training_seconds: All epochs.
+        probed_share: Voxels of the probed steps, as a share of a whole step's; below 1 the time is scaled up.
+        note: Where the probe is not the whole step, in words.
+    """
+
+    step_seconds: float
+    scoring_seconds: float
+    n_steps: int
+    epoch_seconds: float
+    training_seconds: float
+    probed_share: float
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all fields, JSON-ready."""
+        return asdict(self)
+
+
+def epoch_seconds(recipe: Recipe, plan: Plan, n_scans: int, *, budget_seconds: float = 10.0) -> EpochTime:
+    """Time real steps for a few seconds, and extrapolate to an epoch and to the training.
+
+    Augmentation, network, loss, optimiser and moving average are those of the recipe; volumes are random. Where a whole
+    step would take too long, fewer scans or smaller volumes are timed and scaled by their voxels.
+
+    Args:
+        recipe: The whole configuration.
+        plan: As made for it.
+        n_scans: Training scans, those of the inner part included.
+        budget_seconds: What the probe may take.
+    """
+    began = time.perf_counter()
+    size = recipe.prepare.size
+    rungs = [(FEW_SCANS, tuple(min(side, crop) for side in size)) for crop in CROPS]
+    rungs = list(dict.fromkeys([*rungs, (min(FEW_SCANS, plan.share), size), (plan.share, size)]))
+    whole = plan.share * math.prod(size)
+    probe, per_voxel = None, 0.0
+    for n, crop in rungs:
+        voxels = n * math.prod(crop)
+        left = budget_seconds - (time.perf_counter() - began)
+        if probe is not None and 3 * per_voxel * voxels > left:  # a first step that prepares kernels, and two timed
+            break
+        try:
+            candidate = Probe(recipe, plan, n, crop)
+            candidate.step()
+            start = time.perf_counter()
+            candidate.step()
+        except ValueError:  # too few values for batch norm
+            continue
+        probe, per_voxel = candidate, (time.perf_counter() - start) / voxels
+    if probe is None:
+        raise ValueError("no part of a step can be timed")
+    times = [per_voxel * probe.voxels]
+    while len(times) < MOST_STEPS and time.perf_counter() - began + 2 * times[-1] < budget_seconds:
+        start = time.perf_counter()
+        probe.step()
+        times.append(time.perf_counter() - start)
+    share = probe.voxels / whole
+    step = statistics.median(times) / share
+    n_inner = round(recipe.training.inner_fraction * n_scans)
+    n_train = n_scans - n_inner
+    n_steps = len(plan_epoch(n_train, plan.batch_size, 0))
+    n_scored = -(-(min(n_train, recipe.training.train_eval_scans) + n_inner) // plan.n_processes)
+    # Steps share the scans evenly, so that most have fewer than the batch size.
+    step *= n_train / (n_steps * plan.batch_size)
+    scoring = probe.scoring_seconds() / share / plan.share * n_scored if n_scored else 0.0
+    epoch = n_steps * step + scoring
+    return EpochTime(
+        step_seconds=step,
+        scoring_seconds=scoring,
+        n_steps=n_steps,
+        epoch_seconds=epoch,
+        training_seconds=recipe.training.epochs * epoch,
+        probed_share=share,
+        note="" if share == 1 else f"Timed {probe.words}, scaled by their voxels to {plan.share} whole scans.",
+    )
+
+
+class Probe:
+    """A training on made-up volumes, of which single steps can be made.
+
+    Args:
+        recipe: The whole configuration.
+        plan: Number format, recomputation and the size of parts.
+        n_scans: Scans of a step.
+        size: Voxels along each axis.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Plan, n_scans: int, size: tuple[int, ...]) -> None:
+        self.recipe = recipe.updated(f"prepare.size={list(size)}", f"training.recompute={plan.recompute}")
+        self.n_parts = -(-n_scans // plan.scans_at_once)
+        self.task = build_task(recipe)
+        ages = pd.DataFrame({"age": np.linspace(20.0, 80.0, n_scans)})
+        self.task.fit(ages)
+        self.fabric = make_fabric(plan.precision)
+        channels = recipe.prepare.n_channels
+        network = build_network(
+            self.recipe, spatial_dims=len(size), in_channels=channels, n_outputs=self.task.n_outputs
+        )
+        self.learner = Learner(self.fabric, network, self.recipe, len(size))
+        self.augment = build_augmentation(self.recipe)
+        self.targets = self.task.encode(ages).to(self.fabric.device)
+        generator = torch.Generator().manual_seed(0)
+        stored = torch.randint(0, 256, (n_scans, channels, *size), dtype=torch.uint8, generator=generator)
+        self.stored = stored.to(self.fabric.device)
+        self.n_steps = 0
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of a step."""
+        return math.prod(self.stored.shape) // self.stored.shape[1]
+
+    @property
+    def words(self) -> str:
+        """What a step is made of."""
+        return f"steps of {len(self.stored)} scans of {'×'.join(map(str, self.stored.shape[2:]))} voxels"
+
+    def step(self) -> None:
+        """Do what the loop does with a batch, and wait until it is done."""
+        images = self._images()
+        if self.augment is not None:
+            images, _ = self.augment(images, [(self.n_steps, index) for index in range(len(images))])
+        targets = self.targets
+        mixture = draw_mixture(self.recipe.training.mixup, len(images), np.random.default_rng(self.n_steps))
+        if mixture:
+            own = torch.arange(len(images), device=images.device)
+            partners = torch.from_numpy(mixture[1]).to(images.device)
+            images, targets = (mix(values, own, partners, mixture[0]) for values in (images, targets))
+        self._learn(images.contiguous(memory_format=MEMORY_FORMAT[images.ndim]), targets)
+        self._wait()
+
+    def scoring_seconds(self) -> float:
+        """Time the network on a step's scans without learning."""
+        network = self.learner.scored.eval()
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            images = self._images().contiguous(memory_format=MEMORY_FORMAT[self.stored.ndim])
+            with torch.no_grad(), self.fabric.autocast():
+                for part in images.tensor_split(self.n_parts):
+                    network(part)
+            self._wait()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    def _images(self) -> Tensor:
+        return self.stored.float().mul_(3 / 255)
+
+    def _learn(self, images: Tensor, targets: Tensor) -> None:
+        learner, optim = self.learner, self.recipe.optim
+        learner.network.train()
+        learner.optimiser.zero_grad(set_to_none=True)
+        for part, part_targets in zip(
+            images.tensor_split(self.n_parts), targets.tensor_split(self.n_parts), strict=True
+        ):
+            loss = self.task.loss(learner.network(part), part_targets)
+            self.fabric.backward(loss * (len(part) / len(images)))
+        if optim.clip_norm:
+            self.fabric.clip_gradients(
+                learner.network, learner.optimiser, max_norm=optim.clip_norm, error_if_nonfinite=False
+            )
+        learner.optimiser.step()
+        self.n_steps += 1
+        learner.follow(self.n_steps)
+
+    def _wait(self) -> None:
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize(self.fabric.device)

@@ -1,0 +1,173 @@
+"""From a job to a trained network: number format, memory plan, loop; smaller parts where memory runs out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from neuroage.errors import InfeasibleError
+from neuroage.imaging.batches import VolumeSet
+from neuroage.imaging.store import StoredVolume
+from neuroage.models.network import Network, build_network
+from neuroage.runs.recipe import Recipe
+from neuroage.training.devices import is_out_of_memory, make_fabric
+from neuroage.training.interruption import stop_on_signals
+from neuroage.training.job import Job
+from neuroage.training.loop import Scans, Trainee, fit
+from neuroage.training.plan import Plan, next_step_down, plan_training
+from neuroage.training.precision import choose_precision
+
+VOXEL_STD_FLOOR = 0.15  # share of the overall standard deviation; about what noise alone gives
+
+
+def learn(job: Job) -> tuple[Fabric, Network]:
+    """Train a job's network, or continue training it.
+
+    Where memory runs out although the plan said that it would do, the next smaller plan continues from the last state.
+
+    Returns:
+        Where it ran, and the network with the weights that were kept.
+
+    Raises:
+        Interrupted: A signal asked to stop; the state is saved.
+        InfeasibleError: Not even the smallest plan fits.
+        DataError: The training diverged.
+    """
+    recipe, task = job.recipe, job.task
+    task.fit(job.rows("train", "inner"))
+    fabric = make_fabric("fp32")
+    network = build_network(
+        recipe,
+        spatial_dims=len(recipe.prepare.size),
+        in_channels=recipe.prepare.n_channels,
+        n_outputs=task.n_outputs,
+    )
+    if recipe.standardise == "voxelwise":
+        set_standardisation(network, job.volumes("train"))
+    fabric, plan = _settle(job, fabric, network)
+    trainee = _trainee(job, fabric, network, plan)
+    _announce(job, trainee, job.run.about["precision"])
+    with stop_on_signals() as should_stop:
+        trainee.should_stop = should_stop
+        while True:
+            try:
+                return fabric, fit(trainee)
+            except Exception as error:
+                if not is_out_of_memory(error) or fabric.world_size > 1:
+                    raise
+            gc.collect()  # here the failed step's frames are gone, and its tensors with them
+            if fabric.device.type == "cuda":
+                torch.cuda.empty_cache()
+            plan = _smaller(job, plan, network)
+            trainee.recipe = resolved(recipe, plan)
+
+
+def resolved(recipe: Recipe, plan: Plan) -> Recipe:
+    """Give the recipe with the numbers that a plan put in the place of `auto`."""
+    return recipe.updated(
+        f"training.batch_size={plan.batch_size}",
+        f"training.recompute={plan.recompute}",
+        f"optim.accumulate={plan.accumulate}",
+    )
+
+
+def _settle(job: Job, fabric: Fabric, network: Network) -> tuple[Fabric, Plan]:
+    """Decide number format and plan, once: a run that is continued keeps both."""
+    recipe, about = job.recipe, job.run.about
+    precision = about.get("precision") or recipe.training.precision
+    if precision == "auto":
+        shape = (2, recipe.prepare.n_channels, *recipe.prepare.size)
+        precision = fabric.broadcast(choose_precision(network.to(fabric.device), shape, fabric.device))
+    if "plan" in about:
+        plan = Plan(**about["plan"])
+    else:
+        plan = fabric.broadcast(
+            plan_training(
+                recipe,
+                network,
+                precision=precision,
+                device=fabric.device,
+                n_train_scans=len(job.rows("train")),
+                n_processes=fabric.world_size,
+            )
+        )
+    fabric = make_fabric(precision)
+    if fabric.is_global_zero:
+        job.run.update(
+            precision=precision,
+            plan=plan.to_dict(),
+            device=fabric.device.type,
+            task=job.task.state(),
+            counts=job.table["set"].value_counts().to_dict(),
+        )
+    return fabric, plan
+
+
+def _smaller(job: Job, plan: Plan, network: Network) -> Plan:
+    smaller = next_step_down(plan, network)
+    if smaller is None:
+        raise InfeasibleError(
+            f"Memory ran out with one scan at a time and recompute: {plan.recompute}",
+            fix="Raise prepare.spacing_mm, choose a smaller backbone, or see `neuroage plan`.",
+        )
+    job.observer.note(f"Memory ran out: going on from the last saved state with {smaller.words}.")
+    job.run.update(plan=smaller.to_dict())
+    return smaller
+
+
+def _announce(job: Job, trainee: Trainee, precision: str) -> None:
+    fabric, recipe = trainee.fabric, job.recipe
+    where = f"{precision} on {fabric.device.type}"
+    if fabric.world_size > 1:
+        where += f", {fabric.world_size} processes"
+    job.observer.stage(f"Training {recipe.backbone.name} on {len(trainee.train)} {recipe.modality} scans ({where})")
+    for reason in job.run.about["plan"]["reasons"]:
+        job.observer.note(reason)
+    job.observer.training(job.run, len(job.run.history), recipe.training.epochs)
+
+
+def _trainee(job: Job, fabric: Fabric, network: Network, plan: Plan) -> Trainee:
+    inner = _scans(job, "inner", fabric)
+    return Trainee(
+        fabric=fabric,
+        recipe=resolved(job.recipe, plan),
+        task=job.task,
+        network=network,
+        run=job.run,
+        train=_scans(job, "train", fabric),
+        inner=inner if len(inner) else None,
+        validation=_scans(job, "validation", fabric),
+        augment=job.augmentation,
+        baselines={"mean": job.task.baseline(job.rows("inner") if len(inner) else job.rows("train"))},
+        on_epoch=job.observer.epoch,
+        on_step=job.observer.step,
+    )
+
+
+def _scans(job: Job, set_name: str, fabric: Fabric) -> Scans:
+    rows = job.rows(set_name)
+    volumes = VolumeSet(job.volumes(set_name), fabric.device)
+    return Scans(volumes, job.task.encode(rows).to(fabric.device), rows["age"].to_numpy(dtype=float))
+
+
+def set_standardisation(network: Network, volumes: Sequence[StoredVolume]) -> None:
+    """Set the voxelwise mean and standard deviation of a network's inputs from training scans and their mirror images.
+
+    A part of the overall standard deviation is added to each voxel's, so that voxels that hardly change are not
+    blown up.
+    """
+    total, squares = np.zeros(network.input_mean.shape[1:]), np.zeros(network.input_mean.shape[1:])
+    for volume in volumes:
+        data = volume.load()
+        total += data
+        squares += data.astype(np.float64) ** 2
+    total, squares = (values + np.flip(values, axis=1) for values in (total, squares))
+    mean = total / (2 * len(volumes))
+    variance = np.maximum(squares / (2 * len(volumes)) - mean**2, 0)
+    overall = float(np.sqrt(max((squares / (2 * len(volumes))).mean() - mean.mean() ** 2, 1e-12)))
+    network.input_mean.copy_(torch.from_numpy(mean)[None])
+    network.input_std.copy_(torch.from_numpy(np.sqrt(variance) + VOXEL_STD_FLOOR * overall)[None])
