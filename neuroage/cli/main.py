@@ -11,6 +11,7 @@ import typer
 import neuroage
 from neuroage.cli import contrast, data, demo, learn, listing, pixels, plan
 from neuroage.errors import NeuroageError
+from neuroage.files import is_main_process
 
 STOPPED = 130  # the exit code of a training that was asked to stop and saved its state
 EPILOG = (
@@ -90,6 +91,7 @@ def main() -> None:
             raise
         from neuroage.cli.screen import talk
 
+        _say_elsewhere(error)
         talk.print(
             f"[red]Unexpected error[/] ({type(error).__name__}): {error}\n"
             "Run again with --debug for the traceback, and please report it.",
@@ -115,6 +117,11 @@ def _say(error: NeuroageError) -> None:
 
     from neuroage.cli.screen import talk
 
-    if talk.quiet:  # one of several processes: what the main one may not know of
-        print(f"Error in process {os.environ['RANK']}: {error}", file=sys.stderr)
+    _say_elsewhere(error)
     talk.print(f"[bold red]Error:[/] {escape(str(error))}")
+
+
+def _say_elsewhere(error: Exception) -> None:
+    """Say an error of one of several processes that the main one, which else does the talking, may not know of."""
+    if not is_main_process():
+        print(f"Error in process {os.environ['RANK']} ({type(error).__name__}): {error}", file=sys.stderr)

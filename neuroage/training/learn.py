@@ -50,7 +50,7 @@ def learn(job: Job) -> tuple[Fabric, Network]:
         set_standardisation(network, job.volumes("train"))
     fabric, plan = _settle(job, fabric, network)
     trainee = _trainee(job, fabric, network, plan)
-    _announce(job, trainee, job.run.about["precision"])
+    _announce(job, trainee, plan)
     with stop_on_signals() as should_stop:
         trainee.should_stop = should_stop
         while True:
@@ -59,6 +59,7 @@ def learn(job: Job) -> tuple[Fabric, Network]:
             except Exception as error:
                 if not is_out_of_memory(error) or fabric.world_size > 1:
                     raise
+            network.zero_grad(set_to_none=True)
             gc.collect()  # here the failed step's frames are gone, and its tensors with them
             if fabric.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -76,18 +77,19 @@ def resolved(recipe: Recipe, plan: Plan) -> Recipe:
 
 
 def _settle(job: Job, fabric: Fabric, network: Network) -> tuple[Fabric, Plan]:
-    """Decide number format and plan, once: a run that is continued keeps both."""
-    recipe, about = job.recipe, job.run.about
+    """Decide number format and plan, once: a run that is continued keeps the format and the batch size."""
+    # The main process asks for all: another may come late and find what it has written since.
+    recipe, about = job.recipe, fabric.broadcast(job.run.about)
     precision = about.get("precision") or recipe.training.precision
     if precision == "auto":
         shape = (2, recipe.prepare.n_channels, *recipe.prepare.size)
         precision = fabric.broadcast(choose_precision(network.to(fabric.device), shape, fabric.device))
-    if "plan" in about:
-        plan = Plan(**about["plan"])
-    else:
+    plan = Plan(**about["plan"]) if "plan" in about else None
+    if plan is None or plan.n_processes != fabric.world_size:
+        kept = [f"training.batch_size={plan.batch_size}"] if plan else []
         plan = fabric.broadcast(
             plan_training(
-                recipe,
+                recipe.updated(*kept),
                 network,
                 precision=precision,
                 device=fabric.device,
@@ -119,13 +121,13 @@ def _smaller(job: Job, plan: Plan, network: Network) -> Plan:
     return smaller
 
 
-def _announce(job: Job, trainee: Trainee, precision: str) -> None:
+def _announce(job: Job, trainee: Trainee, plan: Plan) -> None:
     fabric, recipe = trainee.fabric, job.recipe
-    where = f"{precision} on {fabric.device.type}"
+    where = f"{plan.precision} on {fabric.device.type}"
     if fabric.world_size > 1:
         where += f", {fabric.world_size} processes"
     job.observer.stage(f"Training {recipe.backbone.name} on {len(trainee.train)} {recipe.modality} scans ({where})")
-    for reason in job.run.about["plan"]["reasons"]:
+    for reason in plan.reasons:
         job.observer.note(reason)
     job.observer.training(job.run, len(job.run.history), recipe.training.epochs)
 

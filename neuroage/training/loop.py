@@ -93,6 +93,8 @@ def fit(trainee: Trainee) -> Network:
     recipe, training = trainee.recipe, trainee.recipe.training
     learner = Learner(trainee.fabric, trainee.network, recipe, trainee.train.volumes.spatial_dims)
     state = learner.restore(trainee.run)
+    if not trainee.run.checkpoint_path.exists():
+        learner.save(trainee.run, state)  # there is a state to go on from, whatever happens
 
     while state.epoch < training.epochs and not _out_of_patience(state, trainee):
         _train_epoch(trainee, learner, state)
@@ -172,8 +174,9 @@ def _asked(trainee: Trainee, save: bool, state: State | None = None) -> int:
         return asked
     if state is not None and state.step % AGREE_EVERY:
         return 0
-    answers: Any = fabric.all_gather(torch.tensor(asked, device=fabric.device))
-    return int(answers.max())
+    votes = torch.tensor([asked == SAVE, asked == STOP], dtype=torch.float32, device=fabric.device)
+    n_save, n_stop = sum_over_processes(fabric, votes).tolist()
+    return STOP if n_stop else SAVE if n_save else 0
 
 
 def _plateau_scores(trainee: Trainee, state: State) -> list[float]:

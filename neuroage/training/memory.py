@@ -44,6 +44,7 @@ class MemoryEstimate:
         gradients: One for every weight that learns.
         optimiser: Its moments.
         moving_average: The averaged network.
+        best: The best weights so far, where the recipe selects.
         batch: The batch as read, augmented and mixed.
         activations: What the forward pass keeps for the backward pass.
         peak: Largest sum at one moment of a step.
@@ -55,6 +56,7 @@ class MemoryEstimate:
     gradients: int
     optimiser: int
     moving_average: int
+    best: int
     batch: int
     activations: int
     peak: int
@@ -110,19 +112,23 @@ def peak_memory(
         fake = copy.deepcopy(network)
     set_recompute(fake, recompute)
     fake.train()
-    known = fixed_parts(fake, recipe.optim)
+    known = fixed_parts(fake, recipe)
     n_alive = 1 + bool(recipe.augment) + bool(recipe.training.mixup)
     batch = _bytes(images_shape) * n_alive
     with mode, LiveBytes(device_type) as live:
         held = [*fake.parameters(), *fake.buffers(), *(torch.empty(tuple(images_shape)) for _ in range(n_alive))]
         for tensor in held:
             live.add(tensor)
-        live.now += known["optimiser"] + known["moving_average"]
+        live.now += known["optimiser"] + known["moving_average"] + known["best"]
         live.peak = live.now
         activations = _trace_step(fake, held[-1], live, REDUCED.get(precision), accumulate)
     resting = sum(known.values())
-    between = resting + _bytes(images_shape) * BATCH_COPIES[device_type]
-    peak = max(live.peak, between, resting + batch + _optimiser_transient(fake, recipe.optim, device_type))
+    peak = max(
+        live.peak,
+        resting + _bytes(images_shape) * BATCH_COPIES[device_type],
+        resting + batch + _optimiser_transient(fake, recipe.optim, device_type),
+        resting + (resting - known["gradients"] if device_type == "cpu" else 0),  # copies for the checkpoint
+    )
     return MemoryEstimate(
         **known, batch=batch, activations=activations, peak=peak, allowance=_allowance(device_type), traced=True
     )
@@ -135,19 +141,20 @@ def memory_bound(
 
     Enough to see that a small training fits; several times too much for networks that halve their resolution.
     """
-    known = fixed_parts(network, recipe.optim)
+    known = fixed_parts(network, recipe)
     image = _bytes((-(-images_shape[0] // accumulate), 1, *images_shape[2:]))
     channels = sum(parameter.shape[0] for parameter in network.parameters() if parameter.ndim)
     batch = _bytes(images_shape) * BATCH_COPIES[device_type]
     activations = image * channels * BOUND_COPIES
-    peak = sum(known.values()) + batch + activations + 4 * known["weights"]
+    peak = 2 * sum(known.values()) + batch + activations + 4 * known["weights"]
     return MemoryEstimate(
         **known, batch=batch, activations=activations, peak=peak, allowance=_allowance(device_type), traced=False
     )
 
 
-def fixed_parts(network: nn.Module, optim: Optim) -> dict[str, int]:
-    """Give bytes of weights, gradients, optimiser moments and moving average: what does not depend on the batch."""
+def fixed_parts(network: nn.Module, recipe: Recipe) -> dict[str, int]:
+    """Give bytes of weights, their gradients, moments, average and best ones: what does not depend on the batch."""
+    optim = recipe.optim
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     gradients = sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
     moments = 2 if optim.name == "adamw" else int(optim.momentum > 0)
@@ -156,6 +163,7 @@ def fixed_parts(network: nn.Module, optim: Optim) -> dict[str, int]:
         "gradients": gradients,
         "optimiser": moments * gradients,
         "moving_average": weights if optim.ema else 0,
+        "best": weights if recipe.training.select != "last" else 0,
     }
 
 

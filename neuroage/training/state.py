@@ -92,7 +92,7 @@ class Learner:
             tensors["average"] = self.average.network.state_dict()
         scaler = self._scaler
         save_checkpoint(run.checkpoint_path, tensors, {**vars(state), "scaler": scaler.state_dict() if scaler else {}})
-        if state.step == 0:
+        if state.step == 0 and state.history:
             run.save_history(state.history)
 
     def restore(self, run: Run) -> State:

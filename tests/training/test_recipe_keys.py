@@ -102,9 +102,7 @@ def observe(cohort: Cohort, split: Split, store: Store, tmp_path_factory: pytest
     """Train a recipe for two epochs and give everything that can be seen of it; equal recipes are trained once."""
     folder = tmp_path_factory.mktemp("keys")
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(
-        scoring, "write_run_pages", lambda run: None
-    )  # pictures tell nothing more and take a second
+    monkeypatch.setattr(scoring, "write_run_pages", lambda run: None)  # pictures tell nothing more and take a second
     seen: dict[str, Any] = {}
 
     def look(recipe: Recipe) -> Any:

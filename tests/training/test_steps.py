@@ -34,9 +34,7 @@ def test_mixtures_do_not_depend_on_the_number_of_processes(n_processes: int) -> 
 
 def _pairs(step) -> set[tuple[int, int, float]]:
     partners = step.own if step.partners is None else step.partners
-    return {
-        (int(a), int(b), step.share) for a, b in zip(step.scans[step.own], step.scans[partners], strict=True)
-    }
+    return {(int(a), int(b), step.share) for a, b in zip(step.scans[step.own], step.scans[partners], strict=True)}
 
 
 def test_a_process_reads_no_scan_that_it_does_not_need() -> None:
