@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +20,18 @@ from neuroage.imaging.batches import plan_epoch
 from neuroage.models.network import build_network
 from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe
+from neuroage.runs.run import Run
 from neuroage.training.augmentation import build_augmentation
 from neuroage.training.devices import make_fabric
 from neuroage.training.inference import MEMORY_FORMAT
 from neuroage.training.mixup import draw_mixture, mix
 from neuroage.training.plan import Plan
-from neuroage.training.state import Learner
+from neuroage.training.state import Learner, State
 
 CROPS = (32, 64)  # voxels along each axis, of the first, cheap probes that say what a whole step will take
 FEW_SCANS = 2  # of these probes; batch norm needs more than one value
 MOST_STEPS = 12  # more say nothing new
+SCORING_SECONDS = 1.0  # for passes without learning, which take a third of a step each
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,9 @@ class EpochTime:
     Attributes:
         step_seconds: One step: augmentation, network, optimiser.
         scoring_seconds: What is scored after each epoch: training scans without augmentation, and the inner part.
+        saving_seconds: The checkpoint after each epoch.
         n_steps: Steps of an epoch.
-        epoch_seconds: Steps and scoring.
+        epoch_seconds: Steps, scoring and saving.
         training_seconds: All epochs.
         probed_share: Voxels of the probed steps, as a share of a whole step's; below 1 the time is scaled up.
         note: Where the probe is not the whole step, in words.
@@ -45,6 +51,7 @@ class EpochTime:
 
     step_seconds: float
     scoring_seconds: float
+    saving_seconds: float
     n_steps: int
     epoch_seconds: float
     training_seconds: float
@@ -56,7 +63,14 @@ class EpochTime:
         return asdict(self)
 
 
-def epoch_seconds(recipe: Recipe, plan: Plan, n_scans: int, *, budget_seconds: float = 10.0) -> EpochTime:
+def epoch_seconds(
+    recipe: Recipe,
+    plan: Plan,
+    n_scans: int,
+    *,
+    budget_seconds: float = 10.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EpochTime:
     """Time real steps for a few seconds, and extrapolate to an epoch and to the training.
 
     Augmentation, network, loss, optimiser and moving average are those of the recipe; volumes are random. Where a whole
@@ -67,8 +81,9 @@ def epoch_seconds(recipe: Recipe, plan: Plan, n_scans: int, *, budget_seconds: f
         plan: As made for it.
         n_scans: Training scans, those of the inner part included.
         budget_seconds: What the probe may take.
+        clock: Gives seconds; `time.process_time` counts what this process computes, on a machine that others use too.
     """
-    began = time.perf_counter()
+    began = clock()
     size = recipe.prepare.size
     rungs = [(FEW_SCANS, tuple(min(side, crop) for side in size)) for crop in CROPS]
     rungs = list(dict.fromkeys([*rungs, (min(FEW_SCANS, plan.share), size), (plan.share, size)]))
@@ -76,24 +91,24 @@ def epoch_seconds(recipe: Recipe, plan: Plan, n_scans: int, *, budget_seconds: f
     probe, per_voxel = None, 0.0
     for n, crop in rungs:
         voxels = n * math.prod(crop)
-        left = budget_seconds - (time.perf_counter() - began)
+        left = budget_seconds - (clock() - began)
         if probe is not None and 3 * per_voxel * voxels > left:  # a first step that prepares kernels, and two timed
             break
         try:
             candidate = Probe(recipe, plan, n, crop)
             candidate.step()
-            start = time.perf_counter()
+            start = clock()
             candidate.step()
         except ValueError:  # too few values for batch norm
             continue
-        probe, per_voxel = candidate, (time.perf_counter() - start) / voxels
+        probe, per_voxel = candidate, (clock() - start) / voxels
     if probe is None:
         raise ValueError("no part of a step can be timed")
     times = [per_voxel * probe.voxels]
-    while len(times) < MOST_STEPS and time.perf_counter() - began + 2 * times[-1] < budget_seconds:
-        start = time.perf_counter()
+    while len(times) < MOST_STEPS and clock() - began + 2 * times[-1] < budget_seconds:
+        start = clock()
         probe.step()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     share = probe.voxels / whole
     step = statistics.median(times) / share
     n_inner = round(recipe.training.inner_fraction * n_scans)
@@ -102,11 +117,13 @@ def epoch_seconds(recipe: Recipe, plan: Plan, n_scans: int, *, budget_seconds: f
     n_scored = -(-(min(n_train, recipe.training.train_eval_scans) + n_inner) // plan.n_processes)
     # Steps share the scans evenly, so that most have fewer than the batch size.
     step *= n_train / (n_steps * plan.batch_size)
-    scoring = probe.scoring_seconds() / share / plan.share * n_scored if n_scored else 0.0
-    epoch = n_steps * step + scoring
+    scoring = probe.scoring_seconds(clock) / share / plan.share * n_scored if n_scored else 0.0
+    saving = probe.saving_seconds(clock)
+    epoch = n_steps * step + scoring + saving
     return EpochTime(
         step_seconds=step,
         scoring_seconds=scoring,
+        saving_seconds=saving,
         n_steps=n_steps,
         epoch_seconds=epoch,
         training_seconds=recipe.training.epochs * epoch,
@@ -168,19 +185,26 @@ class Probe:
         self._learn(images.contiguous(memory_format=MEMORY_FORMAT[images.ndim]), targets)
         self._wait()
 
-    def scoring_seconds(self) -> float:
+    def scoring_seconds(self, clock: Callable[[], float] = time.perf_counter) -> float:
         """Time the network on a step's scans without learning."""
         network = self.learner.scored.eval()
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
+        times: list[float] = []
+        while len(times) < 3 and sum(times) < SCORING_SECONDS:
+            start = clock()
             images = self._images().contiguous(memory_format=MEMORY_FORMAT[self.stored.ndim])
             with torch.no_grad(), self.fabric.autocast():
                 for part in images.tensor_split(self.n_parts):
                     network(part)
             self._wait()
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
         return min(times)
+
+    def saving_seconds(self, clock: Callable[[], float] = time.perf_counter) -> float:
+        """Time the writing of a checkpoint, to the folder for temporary files."""
+        with tempfile.TemporaryDirectory() as folder:
+            start = clock()
+            self.learner.save(Run(Path(folder)), State(step=1))  # within an epoch: no history to write
+            return clock() - start
 
     def _images(self) -> Tensor:
         return self.stored.float().mul_(3 / 255)

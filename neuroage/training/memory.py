@@ -105,11 +105,11 @@ def peak_memory(
         >>> peak_memory(network, (2, 1, 8, 8, 8), Recipe()).gradients
         17284
     """
-    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode  # late: brings in much of the compiler
+    from torch._subclasses.fake_tensor import FakeTensorMode  # late: brings in much of the compiler
 
-    mode = FakeTensorMode()
-    with FakeCopyMode(mode):
-        fake = copy.deepcopy(network)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        fake = _copy_on_cpu(network)
     set_recompute(fake, recompute)
     fake.train()
     known = fixed_parts(fake, recipe)
@@ -127,7 +127,7 @@ def peak_memory(
         live.peak,
         resting + _bytes(images_shape) * BATCH_COPIES[device_type],
         resting + batch + _optimiser_transient(fake, recipe.optim, device_type),
-        resting + (resting - known["gradients"] if device_type == "cpu" else 0),  # copies for the checkpoint
+        resting + (_saved_copies(fake, known) if device_type == "cpu" else 0),
     )
     return MemoryEstimate(
         **known, batch=batch, activations=activations, peak=peak, allowance=_allowance(device_type), traced=True
@@ -240,6 +240,15 @@ class LiveBytes(TorchDispatchMode):
         return result
 
 
+def _copy_on_cpu(network: nn.Module) -> nn.Module:
+    """Copy a network from any device, with new tensors of the same shapes instead of its own."""
+    new: dict[int, Any] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        new[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(network, new)
+
+
 def _trace_step(network: nn.Module, images: Tensor, live: LiveBytes, dtype: torch.dtype | None, accumulate: int) -> int:
     """Trace what the loop does with a batch, and give the bytes that the first part's forward pass keeps."""
     images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
@@ -254,6 +263,11 @@ def _trace_step(network: nn.Module, images: Tensor, live: LiveBytes, dtype: torc
         loss.backward()
         del outputs, loss
     return kept
+
+
+def _saved_copies(network: nn.Module, known: dict[str, int]) -> int:
+    """Give the bytes of the copies that a checkpoint is written from; one tensor at a time is there twice."""
+    return sum(known.values()) - known["gradients"] + max(parameter.nbytes for parameter in network.parameters())
 
 
 def _optimiser_transient(network: nn.Module, optim: Optim, device_type: str) -> int:

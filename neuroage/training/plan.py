@@ -15,6 +15,7 @@ from neuroage.runs.recipe import AUTO_BATCH, Recipe
 from neuroage.training.memory import MemoryEstimate, memory_bound, peak_memory, resident_bytes
 
 BUDGET_SHARE = 0.9  # of the free memory; the estimate may be 10 % low, and allocators leave gaps
+UNTRACEABLE = (RuntimeError, AssertionError, NotImplementedError)  # what fake tensors raise
 FEWEST_STEPS = 4  # an epoch of a small cohort has at least this many, as far as two scans a step allow
 
 
@@ -29,7 +30,7 @@ class Plan:
         recompute: none, activations or blocks.
         fits: Whether it fits into the budget.
         peak_bytes: What a device is foretold to need, volumes kept on it included; an upper bound when not `exact`;
-            None when memory ran out and nobody knows.
+            None when nobody knows.
         budget_bytes: What may be used: 0.9 of the free memory.
         device_memory: Free memory of the device in bytes.
         n_processes: Processes of the training, one device each.
@@ -133,7 +134,15 @@ def plan_training(
         )
         if bounded.fits:
             return replace(bounded, reasons=fitting.reasons())
-    plan = tightest = None
+    try:
+        return _first_that_fits(fitting, first)
+    except UNTRACEABLE as error:  # an operation that fake tensors do not know; the training steps down by itself
+        unknown = f"Memory cannot be foretold for this network ({type(error).__name__})."
+        return replace(first, fits=True, reasons=[*fitting.reasons(), unknown])
+
+
+def _first_that_fits(fitting: _Fitting, first: Plan) -> Plan:
+    tightest = None
     for accumulate, level in fitting.candidates():
         plan = fitting.traced(fitting.plan(accumulate, level))
         if plan is not None and plan.fits:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 
 from neuroage.models.network import Network
+from neuroage.training.inference import MEMORY_FORMAT
 
 WORTH_IT = 0.9  # a reduced format must take at most this share of the fp32 time to be chosen
-MOST_DIFFERENCE = 0.05  # and must give gradients within this relative distance of fp32's
-PROBE_VOXELS = 48  # along each axis: a full-resolution network answers in seconds, not minutes
-PROBE_SECONDS = 3.0  # for each format, once its kernels are ready
+MOST_DIFFERENCE = 0.3  # relative distance from fp32's gradients; rounding gives 0.03 to 0.2, a broken kernel 1 or more
+STEP_SECONDS = 1.5  # of a step of the probe: a network of full resolution is asked with smaller volumes
+PROBE_SECONDS = 3.0  # for each format
+N_SCANS = 4  # of the probe; batch norm needs some
+SMALL = 32  # voxels along each axis of a first step that tells what larger ones take
 
 
 def choose_precision(network: Network, shape: tuple[int, ...], device: torch.device) -> str:
@@ -21,8 +25,7 @@ def choose_precision(network: Network, shape: tuple[int, ...], device: torch.dev
 
     Args:
         network: The network to be trained; left as it was.
-        shape: Shape of a batch; at most two scans and `PROBE_VOXELS` along each axis are used, the latter where the
-            network takes any size.
+        shape: Shape of a batch; some scans of it are used, cropped where the network would take minutes.
         device: Where it will be trained.
 
     Returns:
@@ -34,10 +37,11 @@ def choose_precision(network: Network, shape: tuple[int, ...], device: torch.dev
     state = {name: value.clone() for name, value in network.state_dict().items()}
     training = network.training
     network.train()
-    generator = torch.Generator().manual_seed(0)
-    size = shape[2:] if network.standardised else [min(n, PROBE_VOXELS) for n in shape[2:]]
-    images = torch.randn((min(shape[0], 2), shape[1], *size), generator=generator).to(device)
+    layout = MEMORY_FORMAT[len(shape)]
+    network.to(memory_format=layout)  # as it will be trained: reduced formats are fast in this one only
     try:
+        size = shape[2:] if network.standardised else _affordable_size(network, shape, device)
+        images = _blobs(shape, size).to(device, memory_format=layout)
         seconds, gradient = _probe(network, images, None)
         for name, dtype in reduced.items():
             try:
@@ -54,13 +58,31 @@ def choose_precision(network: Network, shape: tuple[int, ...], device: torch.dev
         network.zero_grad(set_to_none=True)
 
 
+def _affordable_size(network: Network, shape: tuple[int, ...], device: torch.device) -> list[int]:
+    small = [min(n, SMALL) for n in shape[2:]]
+    images = _blobs(shape, small).to(device, memory_format=MEMORY_FORMAT[len(shape)])
+    seconds, _ = _probe(network, images, None, give_up_after=STEP_SECONDS)
+    growth = max(1.0, STEP_SECONDS / seconds) ** (1 / len(small))
+    return [min(n, int(SMALL * growth) // 8 * 8) for n in shape[2:]]
+
+
+def _blobs(shape: tuple[int, ...], size: Sequence[int]) -> torch.Tensor:
+    """Make images that differ from each other at large scale, as heads do.
+
+    In plain noise they would differ by their rounding alone once pooled, and batch norm would blow that up.
+    """
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn((min(shape[0], N_SCANS), shape[1], *[max(2, n // 8) for n in size]), generator=generator)
+    return torch.nn.functional.interpolate(coarse, list(size), mode="trilinear" if len(size) == 3 else "bilinear")
+
+
 def _probe(
     network: Network, images: torch.Tensor, dtype: torch.dtype | None, give_up_after: float = 60.0
 ) -> tuple[float, torch.Tensor]:
     """Give the shortest time of a few steps (seconds), and the gradient of the last linear layer."""
     device = images.device
     best, gradient, began = float("inf"), torch.zeros(1), time.perf_counter()
-    for _ in range(4):  # the first one also prepares kernels
+    for number in range(5):
         network.zero_grad(set_to_none=True)
         torch.manual_seed(0)
         start = time.perf_counter()
@@ -71,6 +93,6 @@ def _probe(
         gradient = torch.zeros(1) if last.grad is None else last.grad.float().cpu()
         elapsed = time.perf_counter() - start
         best = min(best, elapsed)
-        if elapsed > give_up_after or time.perf_counter() - began > PROBE_SECONDS:
-            break
+        if elapsed > give_up_after or (number and time.perf_counter() - began > PROBE_SECONDS):
+            break  # at least two: the first one also prepares kernels
     return best, gradient

@@ -51,7 +51,7 @@ def command_lines() -> list[tuple[str, list[str]]]:
         lines += [(f"{name}.yaml", line.lstrip("# ")) for line in header if line.startswith("#")]
     found = []
     for where, line in lines:
-        if match := re.search(r"(?:^|srun |=\d )(neuroage [a-z].*)$", line.strip()):
+        if match := re.search(r"(?:^|srun |=\d |-m )(neuroage [a-z].*?)(?: &)?$", line.strip()):
             words = shlex.split(re.sub(r"\$\w+", "1", match[1]), comments=True)
             found.append((where, words[1:]))
     return found

@@ -21,7 +21,7 @@ from neuroage.models.network import build_network
 from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe
 from neuroage.training.augmentation import build_augmentation
-from neuroage.training.train import predictions_table
+from neuroage.training.scoring import predictions_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "one-scans-way.md"
 
