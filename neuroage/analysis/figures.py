@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 3
 _MANY = 2_000  # subjects beyond which points are drawn as pixels, to keep pages small
+MOST_POINTS = 10_000  # more only hide one another, and take seconds to draw
 
 
 def predicted_vs_age(scores: Scores) -> Figure:
@@ -184,6 +185,9 @@ def _grid(names: list[str], height: float) -> tuple[Figure, list[Axes]]:
 
 def _points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
     many = len(x) > _MANY
+    if len(x) > MOST_POINTS:
+        shown = np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(int)  # subjects are in the order of their ages
+        x, y = x[shown], y[shown]
     size, strength = (6, 0.35) if many else (20, 0.72)
     axes.scatter(x, y, s=size, color=colour, alpha=strength, edgecolors=PAPER, linewidths=0.4, rasterized=many)
 

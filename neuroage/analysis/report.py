@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from neuroage.analysis import page
+from neuroage.analysis.bootstrap import MANY_SUBJECTS
 from neuroage.analysis.compare import Comparison
 from neuroage.analysis.drawing import save_figure, svg_address
 from neuroage.analysis.evaluation import Evaluation
-from neuroage.analysis.figures import bland_altman, decade_bars, paired_differences, predicted_vs_age
+from neuroage.analysis.figures import MOST_POINTS, bland_altman, decade_bars, paired_differences, predicted_vs_age
 from neuroage.analysis.metrics import age_metrics, describe_metric
 from neuroage.analysis.scores import Scores
 from neuroage.analysis.subjects import BASELINE, FUSION, MODEL
@@ -109,7 +110,7 @@ def _comparison_page(comparison: Comparison, pictures: dict[str, str]) -> str:
         f'<p class="answer">{numbers.show("verdict")}</p>\n',
         page.bullets(findings) if findings else "",
         page.section("The numbers", _metrics(numbers, comparison), _pairs(numbers, comparison)),
-        page.section("The pictures", *_pictures(pictures)),
+        page.section("The pictures", *_pictures(pictures, comparison)),
         page.section("By age", _decades(numbers, comparison)),
         page.section("Would it come out the same again?", _spread(numbers, comparison)),
         page.section("How it was measured", _given(numbers, comparison), page.bullets(_method(numbers, comparison))),
@@ -129,7 +130,7 @@ def _evaluation_page(evaluation: Evaluation, pictures: dict[str, str]) -> str:
         _selection_notice(evaluation),
         f'<p class="answer">{numbers.show("verdict")}</p>\n',
         page.section("The numbers", _metrics(numbers, evaluation), _pairs(numbers, evaluation)),
-        page.section("The pictures", *_pictures(pictures)),
+        page.section("The pictures", *_pictures(pictures, evaluation)),
         page.section("By age", _decades(numbers, evaluation)),
         page.section("How it was measured", page.bullets(_method(numbers, evaluation))),
         page.section("What to keep in mind", page.bullets(_caveats(numbers, evaluation))),
@@ -250,6 +251,14 @@ def _method(numbers: page.Numbers, scores: Scores) -> list[str]:
         *(["Fusion is the mean of the models' predictions; nothing was fitted for it."] if fused else []),
         "Intervals: 95%, bootstrap over subjects: studentised for means and differences, widened BCa for the others.",
         "p: two-sided paired sign-flip permutation. It is not adjusted for the number of rows in the table.",
+        *(
+            [
+                f"Above {MANY_SUBJECTS:,} subjects the resampling is worked out rather than drawn where its result is "
+                "known more exactly than by chance."
+            ]
+            if scores.n_subjects > MANY_SUBJECTS
+            else []
+        ),
         "Smallest difference: two-sided 5%, power 80%, from the spread of the paired differences.",
         f"Seed of every resample: {numbers.show('seed')}.",
     ]
@@ -276,8 +285,14 @@ def _caveats(numbers: page.Numbers, scores: Scores) -> list[str]:
     return said
 
 
-def _pictures(pictures: dict[str, str]) -> list[str]:
-    return [page.picture(address, _PICTURES[name][1]) for name, address in pictures.items()]
+def _pictures(pictures: dict[str, str], scores: Scores) -> list[str]:
+    sample = (
+        f" {MOST_POINTS:,} of the subjects are drawn, evenly chosen by age." if scores.n_subjects > MOST_POINTS else ""
+    )
+    return [
+        page.picture(address, _PICTURES[name][1] + sample * (name in ("scatter", "bland_altman")))
+        for name, address in pictures.items()
+    ]
 
 
 def _plain_label(scores: Scores, name: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from neuroage.runs.recipe import Recipe
     from neuroage.training.plan import Plan
 
-UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}  # powers of two; of ten where only a B follows
+UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}  # powers of two; of ten where only a B follows
 N_SCANS = 240  # as many as the shipped recipes were tried on
 PARTS = {
     "weights": "weights",
@@ -51,7 +51,7 @@ def plan(
         str | None,
         typer.Option("--device-memory", metavar="SIZE", help="Free memory of another GPU, such as 8GiB or 512MiB."),
     ] = None,
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Time a few steps on this machine.")] = True,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Leave out the timing of a few steps.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Foretell memory and time of a training, and propose what fits, without training."""
@@ -60,8 +60,8 @@ def plan(
 
     recipe = load_recipe(config, modality or _modality_of(config), set_)
     n_scans = scans or (_count(recipe, data, split) if data or split else N_SCANS)
-    made, device = _plan(recipe, n_scans, size, probe)
-    times = _time(recipe, made, n_scans) if probe and (made.fits or size is not None) else None
+    made, device = _plan(recipe, n_scans, size, probe=not no_probe)
+    times = _time(recipe, made, n_scans) if made.fits and not no_probe else None
     if as_json:
         print_json(
             {
@@ -111,7 +111,7 @@ def _count(recipe: Recipe, data: Path | None, split: Path | None) -> int:
     return int((table["subject_id"].map(made.sets(0)) == "train").sum())
 
 
-def _plan(recipe: Recipe, n_scans: int, size: int | None, probe: bool) -> tuple[Plan, str]:
+def _plan(recipe: Recipe, n_scans: int, size: int | None, *, probe: bool) -> tuple[Plan, str]:
     import torch
 
     from neuroage.models.network import build_network
@@ -165,10 +165,11 @@ def _show(recipe: Recipe, made: Plan, device: str, n_scans: int, times: Any, *, 
 
     out.print(f"[bold]{recipe.backbone.name}[/] on {n_scans} {recipe.modality} scans, {made.precision}, {device}")
     rows = [[words, in_gib(made.parts[name])] for name, words in PARTS.items() if made.parts.get(name)]
-    rows.append(["[bold]peak[/]", f"[bold]{in_gib(made.peak_bytes or 0)}[/]"])
+    rows.append(["[bold]peak[/]", f"[bold]{'unknown' if made.peak_bytes is None else in_gib(made.peak_bytes)}[/]"])
     rows.append(["to be used", f"{in_gib(made.budget_bytes)} of {in_gib(made.device_memory)}"])
     out.print(make_table("", ["memory", ""], rows))
-    out.print("[green]It fits.[/]" if made.fits else "[red]It does not fit.[/]")
+    if made.peak_bytes is not None:
+        out.print("[green]It fits.[/]" if made.fits else "[red]It does not fit.[/]")
     for reason in made.reasons:
         out.print(f"  • {reason}")
     out.print(f"  {made.words}")

@@ -11,7 +11,7 @@ import pandas as pd
 from neuroage.cohort.assignment import Allowance, Floats, Ints
 from neuroage.cohort.drawing import Categories
 from neuroage.cohort.subject_pool import SubjectPool, decade_of
-from neuroage.cohort.uniformity import N_RANDOM_SPLITS, ks_uniform, random_w1
+from neuroage.cohort.uniformity import ks_uniform, random_w1
 
 # A numeric column with more values than this is balanced by fifths of its subjects.
 MAX_VALUES = 10
@@ -66,7 +66,7 @@ def report_uniform(
         "sets": sets,
         "optimum_w1_years": float(np.average(optimum, weights=[len(t) for t in targets])),
         "random_splits": {
-            "n_splits": N_RANDOM_SPLITS,
+            "n_splits": len(chance),
             "n": n,
             "best_w1_years": float(chance.min()),
             "median_w1_years": float(np.median(chance)),

@@ -62,7 +62,8 @@ def uniform_age_split(
 
     Returns:
         The split; `meta["report"]` holds W1 and optimum of every set, the Kolmogorov-Smirnov distance and p, what
-        10,000 random splits would have reached, what each decade had, gave and kept, and the balance.
+        10,000 random splits (fewer for sets above 2,000) would have reached, what each decade had, gave and kept, and
+        the balance.
 
     Raises:
         UsageError: When a number or a column cannot be meant.

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from neuroage.cohort.assignment import Floats
 
-N_RANDOM_SPLITS = 10_000
+N_RANDOM_SPLITS, N_LEAST_SPLITS = 10_000, 1_000
+# Ages drawn in all; reached at sets of 2,000. Larger sets come out ever more alike, so that fewer of them tell as much.
+MAX_DRAWN = 20_000_000
 _MAX_EXACT = 300  # beyond, the matrix grows and the limit law is right to the second digit
 _MAX_CELLS = 4_000_000  # ages held at once while random splits are drawn: 32 MB
 
@@ -69,12 +71,16 @@ def _limit_law(x: float) -> float:
 
 
 def random_w1(ages: Floats, n: int, low: float, high: float, rng: np.random.Generator) -> Floats:
-    """Give W1 in years of 10,000 random sets of n among the sorted ages (N,): what a split without planning reaches."""
+    """Give W1 in years of random sets of n among the sorted ages (N,): what a split without planning reaches.
+
+    There are 10,000 sets; above n = 2,000 fewer, down to 1,000.
+    """
     target = low + (np.arange(n) + 0.5) * (high - low) / n
     per_block = max(1, _MAX_CELLS // max(n, len(ages) if len(ages) <= 4 * n else n))
     values: list[Floats] = []
-    for start in range(0, N_RANDOM_SPLITS, per_block):
-        rows = min(per_block, N_RANDOM_SPLITS - start)
+    n_splits = max(N_LEAST_SPLITS, min(N_RANDOM_SPLITS, MAX_DRAWN // n))
+    for start in range(0, n_splits, per_block):
+        rows = min(per_block, n_splits - start)
         drawn = _random_sets(len(ages), n, rows, rng)
         values.append(np.abs(ages[drawn] - target).mean(axis=1))
     return np.concatenate(values)

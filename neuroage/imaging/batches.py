@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroage.imaging.store import StoredVolume
+from neuroage.imaging.store import StoredVolume, read_layout, read_values
 
 RESIDENT_SHARE = 0.3  # of the device's free memory that volumes may take; the network needs the rest
+# On a CPU streaming costs next to nothing (the system keeps read files in memory that it takes back when needed), so
+# only small sets are kept: 850 scans of 80×96×80 in uint8.
+RESIDENT_CPU_BYTES = 512 << 20
+LOADED_AT_ONCE_BYTES = 64 << 20  # on the way to a device: large enough to hide the way's start, small beside a batch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,12 +25,17 @@ R = TypeVar("R")
 class VolumeSet:
     """The prepared volumes of some scans, by position.
 
-    Stored values stay in their compact type until they are in a batch on the device.
+    Stored values stay in their compact type until they are in a batch on the device. What does not stay on the device
+    is read batch by batch, so that memory does not grow with the number of scans.
 
     Args:
-        volumes: All of one size.
+        volumes: All of one preparation.
         device: Where batches are wanted.
-        resident: Keep everything on the device; decided by free memory when None.
+        resident: Keep everything on the device. None: where it takes less than 0.3 of the free memory, on a CPU also
+            less than 512 MiB.
+
+    Raises:
+        DataError: A stored volume is gone, cut short or of another size; also from `batch` and `batches`.
     """
 
     def __init__(
@@ -36,19 +45,12 @@ class VolumeSet:
         self.device = torch.device(device)
         self._scale = torch.tensor([volume.scale for volume in volumes], dtype=torch.float32, device=self.device)
         self._offset = torch.tensor([volume.offset for volume in volumes], dtype=torch.float32, device=self.device)
-        if resident is None:
-            n_bytes = sum(volume.map().nbytes for volume in self.volumes[:1]) * len(self.volumes)
-            resident = n_bytes < RESIDENT_SHARE * free_memory(self.device)
         self._stored: Tensor | None = None
-        if resident and self.volumes:
-            first = self.volumes[0].map()
-            self._stored = torch.empty(
-                (len(self.volumes), *first.shape),
-                dtype=torch.from_numpy(np.array(first[:, :1])).dtype,
-                device=self.device,
-            )
-            for index, volume in enumerate(self.volumes):
-                self._stored[index] = torch.from_numpy(np.array(volume.map())).to(self.device)
+        if self.volumes:
+            self._layout = read_layout(self.volumes[0].file)
+            self._dtype = torch.from_numpy(np.empty(0, self._layout.dtype)).dtype
+            if self._fits() if resident is None else resident:
+                self._stored = self._load_all()
 
     def __len__(self) -> int:
         return len(self.volumes)
@@ -61,29 +63,62 @@ class VolumeSet:
     @property
     def spatial_dims(self) -> int:
         """Number of spatial axes: 3 for volumes, 2 for images."""
-        return self.volumes[0].map().ndim - 1
+        return len(self._layout.shape) - 1
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """Give prepared intensities of some scans, shape (B, 1, *spatial), float32, on the device."""
+        """Give prepared intensities of some scans, shape (B, C, *spatial), float32, on the device."""
+        if self._stored is None:
+            return self._scaled(self._read(indices), indices)
         positions = torch.as_tensor(np.asarray(indices), device=self.device)
-        if self._stored is not None:
-            stored = self._stored[positions]
-        else:
-            stored = torch.from_numpy(np.stack([self.volumes[index].map() for index in indices]))
-            if self.device.type == "cuda":
-                stored = stored.pin_memory().to(self.device, non_blocking=True)
-        shape = (-1,) + (1,) * (stored.ndim - 1)
-        return torch.addcmul(self._offset[positions].view(shape), stored.float(), self._scale[positions].view(shape))
+        return self._scaled(self._stored.index_select(0, positions), indices)
 
     def batches(self, plan: Iterable[Sequence[int] | np.ndarray]) -> Iterator[Tensor]:
         """Give one batch after the other; a streamed one is read while the last is being used."""
-        return map(self.batch, plan) if self.resident else read_ahead(self.batch, plan)
+        if self.resident:
+            yield from map(self.batch, plan)
+        else:
+            for indices, stored in read_ahead(lambda indices: (indices, self._read(indices)), plan):
+                yield self._scaled(stored, indices)
+
+    def _fits(self) -> bool:
+        limit = RESIDENT_SHARE * free_memory(self.device)
+        if self.device.type == "cpu":
+            limit = min(limit, RESIDENT_CPU_BYTES)
+        return len(self) * self._layout.n_bytes < limit
+
+    def _load_all(self) -> Tensor:
+        if self.device.type == "cpu":
+            return self._read(range(len(self)))
+        stored = torch.empty((len(self), *self._layout.shape), dtype=self._dtype, device=self.device)
+        step = max(1, LOADED_AT_ONCE_BYTES // self._layout.n_bytes)
+        for start in range(0, len(self), step):
+            some = range(start, min(start + step, len(self)))
+            stored[start : some.stop].copy_(self._read(some), non_blocking=True)
+        return stored
+
+    def _read(self, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """Read stored values; for a GPU into pinned memory, which torch keeps and gives to a later batch."""
+        shape = (len(indices), *self._layout.shape)
+        stored = torch.empty(shape, dtype=self._dtype, pin_memory=self.device.type == "cuda")
+        for index, target in zip(indices, stored.numpy(), strict=True):
+            read_values(self.volumes[index].file, self._layout, target)
+        return stored
+
+    def _scaled(self, stored: Tensor, indices: Sequence[int] | np.ndarray) -> Tensor:
+        positions = torch.as_tensor(np.asarray(indices), device=self.device)
+        shape = (-1,) + (1,) * (stored.ndim - 1)
+        values = stored.to(self.device, non_blocking=True).float()
+        return values.mul_(self._scale[positions].view(shape)).add_(self._offset[positions].view(shape))
 
 
 def read_ahead(read: Callable[[T], R], plan: Iterable[T]) -> Iterator[R]:
-    """Call `read` on each item of `plan` in a second thread, one item ahead."""
-    with ThreadPoolExecutor(1) as pool:
-        pending: Future[R] | None = None
+    """Call `read` on each item of `plan` in a second thread, one item ahead.
+
+    An error of `read` is raised where its result would have come. Who stops early waits for one reading at most.
+    """
+    pool = ThreadPoolExecutor(1)
+    pending: Future[R] | None = None
+    try:
         for item in plan:
             following = pool.submit(read, item)
             if pending is not None:
@@ -91,6 +126,8 @@ def read_ahead(read: Callable[[T], R], plan: Iterable[T]) -> Iterator[R]:
             pending = following
         if pending is not None:
             yield pending.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def free_memory(device: torch.device) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -22,6 +25,7 @@ SUFFIXES = NIBABEL_SUFFIXES + ITK_SUFFIXES
 # Analyze 7.5 `orient` byte -> orientation of the stored axes (Mayo Clinic, Analyze 7.5 file format; ITK reads it the
 # same way).
 ANALYZE_ORIENT = {0: "LAS", 1: "LSA", 2: "ASL"}
+BLOCK = 1 << 16  # voxels worked on at once, so that what lies between two steps stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Volume:
     """One scan in memory.
 
     Attributes:
-        data: Voxels, shape (1, I, J, K), float32, axes nearest to right, anterior, superior (RAS+).
+        data: Voxels, shape (1, I, J, K), float32, axes nearest to right, anterior, superior (RAS+). In memory they keep
+            the order of the file, mostly I fastest; `np.ascontiguousarray` brings K to be fastest where that matters.
         affine: Voxel index to millimetres in scanner space, shape (4, 4), float64.
         source_orientation: Axis codes of the file before reordering, such as "LPS".
     """
@@ -49,6 +54,19 @@ class Volume:
         """Number of voxels along each axis, without the channel."""
         i, j, k = self.data.shape[1:]
         return int(i), int(j), int(k)
+
+
+class _Stored(NamedTuple):
+    """What a file holds, before its voxels are read: the value is stored · slope + intercept.
+
+    `planes(n)` yields the voxels in the file's own type and axes (I, J, K), n planes along K at a time, in order.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    planes: Callable[[int], Iterator[np.ndarray]]
+    slope: float = 1.0
+    intercept: float = 0.0
 
 
 def read(path: str | os.PathLike[str], *, nonfinite: str = "refuse") -> Volume:
@@ -71,27 +89,33 @@ def read(path: str | os.PathLike[str], *, nonfinite: str = "refuse") -> Volume:
         DataError: The content is broken: truncated, wrong header, all voxels equal, NaN, several volumes, colour, one
             slice.
     """
+    import nibabel as nib
+
     path = Path(path)
     if not path.exists():
         raise UsageError(f"No such scan: {path}", fix="Check the path, or index the cohort again.")
-    data, affine = _load(path)
-    data, affine = _one_volume(data, path), _sound_affine(affine, path)
-    data = _finite(np.asarray(data, dtype=np.float32), nonfinite, path)
-    if data.min() == data.max():
+    with _one_error(path):
+        stored = _load(path)
+    shape, affine = _one_volume(stored.shape, path), _sound_affine(stored.affine, path)
+    orientation = nib.orientations.io_orientation(affine)
+    with _one_error(path):
+        data, low, high = _to_float32(stored, shape, flipped=orientation[:, 1] < 0)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        data = _settle_nonfinite(data, nonfinite, path)
+        low, high = data.min(), data.max()
+    if low == high:
         what = "zero" if data.flat[0] == 0 else f"{data.flat[0]:g}"
         raise DataError(f"{path}: every voxel is {what}", expected="an image", fix="Export the scan again.")
-    return _to_ras(data, affine)
+    data = data.transpose(np.argsort(orientation[:, 0]))
+    affine = affine @ nib.orientations.inv_ornt_aff(orientation, shape)
+    return Volume(data[None], affine, "".join(nib.orientations.ornt2axcodes(orientation)))
 
 
-def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    name = path.name.lower()
+@contextmanager
+def _one_error(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises into one error that names the file."""
     try:
-        if path.is_dir():
-            return _load_dicom_series(path)
-        if name.endswith(NIBABEL_SUFFIXES):
-            return _load_nibabel(path)
-        if name.endswith(ITK_SUFFIXES) or name.endswith(DICOM_SUFFIXES):
-            return _load_itk(path)
+        yield
     except (DataError, UsageError):
         raise
     except Exception as error:  # the readers raise dozens of types for a broken file; all mean the same to a user
@@ -101,12 +125,22 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
             expected="a whole, valid image file",
             fix="Copy or export the file again.",
         ) from error
+
+
+def _load(path: Path) -> _Stored:
+    name = path.name.lower()
+    if path.is_dir():
+        return _load_dicom_series(path)
+    if name.endswith(NIBABEL_SUFFIXES):
+        return _load_nibabel(path)
+    if name.endswith(ITK_SUFFIXES) or name.endswith(DICOM_SUFFIXES):
+        return _load_itk(path)
     raise UsageError(
         f"{path}: unknown image format", expected=f"one of {', '.join(SUFFIXES)} or a folder with a DICOM series"
     )
 
 
-def _load_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _load_nibabel(path: Path) -> _Stored:
     import nibabel as nib
 
     if path.stat().st_size < 1024:
@@ -117,27 +151,64 @@ def _load_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 fix="Fetch the content (git annex get, git lfs pull).",
             )
     image: Any
-    image = _image_of_compressed(path) if path.name.lower().endswith((".nii.gz", ".mgz")) else nib.load(path)
-    data = np.asanyarray(image.dataobj)
-    if data.dtype.names or np.iscomplexobj(data):
+    name, planes = path.name.lower(), None
+    if name.endswith(".mgz"):
+        with _open(path) as file:
+            image = nib.MGHImage.from_bytes(file.read())
+    elif name.endswith(".nii.gz"):
+        image = _compressed_nifti(path)
+        planes = partial(_streamed_planes, path, image.dataobj)
+    else:
+        image = nib.load(path)
+    stored = image.dataobj
+    if stored.dtype.names or stored.dtype.kind == "c":
         raise DataError(
-            f"{path}: holds {'colour' if data.dtype.names else 'complex'} voxels", expected="one real number a voxel"
+            f"{path}: holds {'colour' if stored.dtype.names else 'complex'} voxels", expected="one real number a voxel"
         )
-    return data, _affine_of(image)
+    planes = planes or partial(_planes_of, stored.get_unscaled())
+    return _Stored(tuple(stored.shape), _affine_of(image), planes, float(stored.slope), float(stored.inter))
 
 
-def _image_of_compressed(path: Path) -> nib.spatialimages.SpatialImage:
-    """Decompress the whole file in one go (ISA-L, about twice as fast as zlib) and read it from memory."""
-    import nibabel as nib
+def _open(path: Path) -> BinaryIO:
+    """Open a file that may be compressed; ISA-L decompresses two to three times as fast as zlib."""
     from isal import igzip
 
-    raw = path.read_bytes()
-    content = igzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    if path.name.lower().endswith(".mgz"):
-        return nib.MGHImage.from_bytes(content)
-    version_2 = content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # sizeof_hdr = 540
-    image_class = nib.Nifti2Image if version_2 else nib.Nifti1Image
-    return image_class.from_bytes(content)
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, igzip.open(path)) if compressed else open(path, "rb")
+
+
+def _compressed_nifti(path: Path) -> nib.Nifti1Image:
+    import nibabel as nib
+
+    with _open(path) as file:
+        version_2 = file.read(4) in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # sizeof_hdr = 540
+        file.seek(0)
+        return (nib.Nifti2Image if version_2 else nib.Nifti1Image).from_stream(cast(Any, file))
+
+
+def _streamed_planes(path: Path, stored: Any, n_planes: int) -> Iterator[np.ndarray]:
+    """Decompress into one small buffer again and again: what was decompressed is still in the cache when it is used."""
+    shape = stored.shape[:3]
+    buffer = np.empty((n_planes, shape[1], shape[0]), stored.dtype)
+    with _open(path) as file:
+        file.seek(stored.offset)
+        for start in range(0, shape[2], n_planes):
+            block: np.ndarray = buffer[: shape[2] - start]
+            rest = block.reshape(-1).view(np.uint8).data
+            while rest:
+                if not (n := file.readinto(rest)):  # type: ignore[attr-defined]
+                    raise EOFError("it ends too early")
+                rest = rest[n:]
+            yield block.T
+        while file.read(BLOCK):  # to the very end, where the checksum is
+            pass
+
+
+def _planes_of(values: np.ndarray, n_planes: int) -> Iterator[np.ndarray]:
+    values = values.reshape(values.shape[:3], order="F")
+    for start in range(0, len(values.T), n_planes):
+        yield values[..., start : start + n_planes]
 
 
 def _affine_of(image: Any) -> np.ndarray:
@@ -157,13 +228,13 @@ def _affine_of(image: Any) -> np.ndarray:
     return affine
 
 
-def _load_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _load_itk(path: Path) -> _Stored:
     import SimpleITK as sitk
 
     return _from_itk(sitk.ReadImage(str(path)), path)
 
 
-def _load_dicom_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _load_dicom_series(folder: Path) -> _Stored:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -183,7 +254,7 @@ def _load_dicom_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return _from_itk(sitk.ReadImage(next(iter(series.values()))), folder)
 
 
-def _from_itk(image: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _from_itk(image: Any, path: Path) -> _Stored:
     import SimpleITK as sitk
 
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -195,22 +266,24 @@ def _from_itk(image: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
     affine = np.eye(4)
     affine[:n, :n] = direction * np.asarray(image.GetSpacing()[:n])
     affine[:n, 3] = image.GetOrigin()[:n]
-    return data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's world is LPS, ours RAS
+    return _Stored(
+        data.shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, partial(_planes_of, data)
+    )  # ITK's world is LPS, ours RAS
 
 
-def _one_volume(data: np.ndarray, path: Path) -> np.ndarray:
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim != 3:
-        shape = "×".join(map(str, data.shape))
+def _one_volume(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    said = "×".join(map(str, shape))
+    if len(shape) != 3:
         raise DataError(
-            f"{path}: {data.ndim}-D image of {shape}",
+            f"{path}: {len(shape)}-D image of {said}",
             expected="one 3-D volume",
             fix="Extract one volume from the series.",
         )
-    if min(data.shape) < 2:
-        raise DataError(f"{path}: a single slice ({'×'.join(map(str, data.shape))})", expected="a 3-D volume")
-    return data
+    if min(shape) < 2:
+        raise DataError(f"{path}: a single slice ({said})", expected="a 3-D volume")
+    return shape
 
 
 def _sound_affine(affine: np.ndarray, path: Path) -> np.ndarray:
@@ -224,25 +297,42 @@ def _sound_affine(affine: np.ndarray, path: Path) -> np.ndarray:
     return np.asarray(affine, dtype=np.float64)
 
 
-def _finite(data: np.ndarray, nonfinite: str, path: Path) -> np.ndarray:
-    if np.isfinite(data.sum(dtype=np.float64)):  # one pass: a single NaN or infinite voxel makes the sum so
-        return data
+def _to_float32(
+    stored: _Stored, shape: tuple[int, ...], *, flipped: np.ndarray
+) -> tuple[np.ndarray, np.floating, np.floating]:
+    """Scale and flip in one pass over the memory; give also the values of the least and the largest stored (NaN wins).
+
+    Scaling is done in double precision and rounded once. Integers are compared as they are stored, which is many times
+    faster than as float32. The result is in the file's memory order.
+    """
+    data = np.empty(shape, dtype=np.float32, order="F")
+    target = data[tuple(slice(None, None, -1 if flip else 1) for flip in flipped)]
+    ends, start = [], 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for block in stored.planes(max(1, BLOCK // (shape[0] * shape[1]))):
+            ends += [block.min(), block.max()]
+            if stored.slope == 1 and stored.intercept == 0:
+                target[..., start : start + block.shape[-1]] = block
+            else:
+                scaled = block.astype(np.float64, order="K")
+                scaled *= stored.slope
+                scaled += stored.intercept
+                target[..., start : start + block.shape[-1]] = scaled
+            start += block.shape[-1]
+        low, high = (
+            np.float32(np.float64(end) * stored.slope + stored.intercept) for end in (np.min(ends), np.max(ends))
+        )
+    return data, low, high
+
+
+def _settle_nonfinite(data: np.ndarray, nonfinite: str, path: Path) -> np.ndarray:
     bad = ~np.isfinite(data)
     n_bad = int(bad.sum())
     if nonfinite == "zero":
-        return np.where(bad, np.float32(0), data)
+        data[bad] = 0
+        return data
     raise DataError(
         f"{path}: {n_bad} voxels ({n_bad / data.size:.1%}) are NaN or infinite",
         expected="finite intensities",
         fix="Where they mark the background, set prepare.nonfinite to zero; otherwise export the scan again.",
     )
-
-
-def _to_ras(data: np.ndarray, affine: np.ndarray) -> Volume:
-    import nibabel as nib
-
-    orientation = nib.orientations.io_orientation(affine)
-    codes = "".join(nib.orientations.ornt2axcodes(orientation))
-    data = nib.orientations.apply_orientation(data, orientation)
-    affine = affine @ nib.orientations.inv_ornt_aff(orientation, [data.shape[int(axis)] for axis in orientation[:, 0]])
-    return Volume(np.ascontiguousarray(data, dtype=np.float32)[None], affine, codes)

@@ -8,12 +8,13 @@ prepare the same scan at once leave one whole copy.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,30 +25,114 @@ from neuroage.imaging.prepare import STEPS_VERSION, Prepared, prepare_file
 from neuroage.runs.recipe import Prepare
 
 UINT8_STEPS = 255
+SCANS_AT_ONCE = 1_000  # handed to the threads together; each waits with a kilobyte or two
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredVolume:
-    """One prepared volume on disk.
+    """One prepared volume on disk; as an object it is small, so that a hundred thousand of them are no burden.
 
     Attributes:
-        path: The `.npy` file, shape (C, I, J, K), in the recipe's `store_as` type.
+        file: Name of the `.npy` file, shape (C, I, J, K), in the recipe's `store_as` type.
         scale, offset: value = stored · scale + offset.
-        record: What `prepare` recorded, with `precision_loss` (largest rounding error, in prepared intensities).
     """
 
-    path: Path
+    file: str
     scale: float
     offset: float
-    record: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The file as a path."""
+        return Path(self.file)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `prepare` recorded, with `precision_loss` (largest rounding error, in prepared intensities).
+
+        It is read from the description beside the volume each time.
+        """
+        return dict(_read_description(self.path)["record"])
 
     def map(self) -> np.ndarray:
         """Memory-map the stored values, shape (C, I, J, K); pages are read when touched."""
-        return np.load(self.path, mmap_mode="r")
+        return np.load(self.file, mmap_mode="r")
 
     def load(self) -> np.ndarray:
         """Load the prepared intensities, shape (C, I, J, K), float32."""
         return np.asarray(self.map(), dtype=np.float32) * np.float32(self.scale) + np.float32(self.offset)
+
+
+class Layout(NamedTuple):
+    """How the stored volumes of one preparation lie in their files: all have the same header, to the byte."""
+
+    header: bytes
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the values of one volume."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_layout(file: str) -> Layout:
+    """Read the header of one stored volume; the others of its preparation are then read without parsing theirs.
+
+    Raises:
+        DataError: The file is gone or not whole.
+    """
+    try:
+        with open(file, "rb") as handle:
+            version = np.lib.format.read_magic(handle)
+            parse = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran_order, dtype = parse(handle)
+            n_header = handle.tell()
+            handle.seek(0)
+            header = handle.read(n_header)
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, str(error)) from error
+    if fortran_order:
+        raise _unreadable(file, "its axes are in another order")
+    return Layout(header, tuple(shape), dtype)
+
+
+def read_values(file: str, layout: Layout, target: np.ndarray) -> None:
+    """Read stored values straight into an array: one opening, two readings, no copy.
+
+    Args:
+        file: Name of the `.npy` file.
+        layout: What `read_layout` found for a volume of the same preparation.
+        target: C-contiguous, of the layout's shape and type.
+
+    Raises:
+        DataError: The file is gone, cut short, or of another shape or type.
+    """
+    header = bytearray(len(layout.header))
+    try:
+        with open(file, "rb", buffering=0) as handle:
+            same = handle.readinto(header) == len(header) and header == layout.header
+            n_read = handle.readinto(target.data.cast("B")) if same else 0
+    except OSError as error:
+        raise _unreadable(file, str(error)) from error
+    if not same:
+        raise _unreadable(file, f"not {' × '.join(map(str, layout.shape))} values of type {layout.dtype}")
+    if n_read != layout.n_bytes:
+        raise _unreadable(file, f"cut short, {n_read} of {layout.n_bytes} bytes")
+
+
+def _unreadable(file: str, reason: str) -> DataError:
+    return DataError(
+        f"{file}: the stored volume cannot be read ({reason})", fix="Remove the file; the scan is then prepared anew."
+    )
+
+
+def _read_description(place: Path) -> dict[str, Any]:
+    path = place.with_suffix(".json")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), str(error)) from error
 
 
 @dataclass
@@ -88,12 +173,13 @@ class Store:
     def get(self, path: str | os.PathLike[str], recipe: Prepare) -> StoredVolume | None:
         """Find a prepared volume; None when it is not stored or its file has changed since."""
         place = self._place(Path(path), recipe)
-        try:
-            about = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        if not place.exists():
             return None
-        # The volume is written after its description: where it stands, both are whole.
-        return StoredVolume(place, about["scale"], about["offset"], about["record"]) if place.exists() else None
+        try:
+            about = _read_description(place)  # written before the volume: where that stands, both are whole
+        except DataError:
+            return None
+        return StoredVolume(str(place), about["scale"], about["offset"])
 
     def put(self, path: str | os.PathLike[str], recipe: Prepare, prepared: Prepared) -> StoredVolume:
         """Store a prepared volume and give it back as stored."""
@@ -104,7 +190,7 @@ class Store:
         write_json(place.with_suffix(".json"), {"scale": scale, "offset": offset, "record": record})
         with atomic_path(place) as temporary:
             np.save(temporary, stored)
-        return StoredVolume(place, scale, offset, record)
+        return StoredVolume(str(place), scale, offset)
 
     def prepare(self, path: str | os.PathLike[str], recipe: Prepare) -> tuple[StoredVolume, bool]:
         """Give the stored volume of a scan, preparing it first where needed; the flag says whether it was."""
@@ -176,17 +262,19 @@ def prepare_scans(
     )
     _one_itk_thread_each(threads)
     with ThreadPoolExecutor(threads) as pool:
-        jobs = {pool.submit(_prepare_scan, scan, recipe, store): scan.scan_id for scan in scans}
         try:
-            for done, job in enumerate(as_completed(jobs), start=1):
-                scan_id = jobs[job]
-                try:
-                    result.volumes[scan_id], made = job.result()
-                    result.n_made += made
-                except NeuroageError as error:
-                    result.failures[scan_id] = str(error)
-                if progress:
-                    progress(done, len(jobs))
+            for start in range(0, len(scans), SCANS_AT_ONCE):
+                part = scans[start : start + SCANS_AT_ONCE]
+                jobs = {pool.submit(_prepare_scan, scan, recipe, store): scan.scan_id for scan in part}
+                for done, job in enumerate(as_completed(jobs), start=start + 1):
+                    scan_id = jobs[job]
+                    try:
+                        result.volumes[scan_id], made = job.result()
+                        result.n_made += made
+                    except NeuroageError as error:
+                        result.failures[scan_id] = str(error)
+                    if progress:
+                        progress(done, len(scans))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,14 +39,16 @@ class InputContract:
         modality: str,
         spacing_mm: Sequence[float],
         size: Sequence[int],
-        records: Sequence[dict[str, Any]],
+        records: Iterable[dict[str, Any]],
         ages: np.ndarray,
     ) -> InputContract:
         """Summarise the preparation records (one a training scan) and ages (years)."""
-        spacings = np.asarray([record["native_spacing_mm"] for record in records])
+        keys = ("mean", "std", "foreground_share")
+        few = [(record["native_spacing_mm"], [record.get(key, np.nan) for key in keys]) for record in records]
+        spacings, figures = (np.asarray(part, dtype=float) for part in zip(*few, strict=True))
         statistics = {
-            key: np.percentile([record.get(key, np.nan) for record in records], [1, 50, 99]).round(5).tolist()
-            for key in ("mean", "std", "foreground_share")
+            key: np.percentile(column, [1, 50, 99]).round(5).tolist()
+            for key, column in zip(keys, figures.T, strict=True)
         }
         return cls(
             modality=modality,
@@ -56,7 +58,7 @@ class InputContract:
             native_spacing_mm=[spacings.min(axis=0).tolist(), spacings.max(axis=0).tolist()],
             intensity=statistics,
             age_years=(float(ages.min()), float(ages.mean()), float(ages.max())),
-            n_scans=len(records),
+            n_scans=len(few),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuroage.runs.run import Run
+if TYPE_CHECKING:
+    from neuroage.runs.run import Run
 
 
 class Observer:

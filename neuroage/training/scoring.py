@@ -50,7 +50,7 @@ def score(job: Job, fabric: Fabric, network: Network) -> None:
     ridge_ages = ridge.predict(job.volumes(*SCORED))
     run.save_baselines(baseline_tables(table, float(ages.mean()), ridge_ages))
     run.save_predictions(blend_with_ridge(table, ridge_ages, recipe.predict.ridge_share))
-    records = [volume.record for volume in training_volumes]
+    records = (volume.record for volume in training_volumes)
     run.save_contract(InputContract.of(recipe.modality, recipe.prepare.spacing, recipe.prepare.size, records, ages))
     selected_on = SELECTED_ON.get(recipe.training.select, "validation")
     run.update(selected_on=selected_on, finished=now(), status="complete")

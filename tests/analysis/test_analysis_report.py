@@ -145,6 +145,16 @@ def test_hostile_names_are_escaped_and_dots_in_names_keep_their_keys(models, tmp
     assert_page_shows(Page(text), json.loads(written["json"].read_text(encoding="utf-8")))
 
 
+def test_a_page_of_very_many_subjects_says_that_a_sample_is_drawn(evaluation, tmp_path, monkeypatch):
+    assert "evenly chosen by age" not in write_evaluation(evaluation, tmp_path)["html"].read_text(encoding="utf-8")
+    monkeypatch.setattr("neuroage.analysis.report.MOST_POINTS", 11)
+    monkeypatch.setattr("neuroage.analysis.report.MANY_SUBJECTS", 11)
+    text = write_evaluation(evaluation, tmp_path)["html"].read_text(encoding="utf-8")
+    said = "11 of the subjects are drawn, evenly chosen by age."
+    assert text.count(said) == 4  # caption and alternative text of two pictures
+    assert "worked out rather than drawn" in text
+
+
 def test_a_key_survives_joining_and_splitting():
     for parts in (["a", "b"], ["a.b", "c"], ["a\\", ".b", ""], ["models", "lr1e-4.5", "mae"]):
         assert split_key(join_key(parts)) == parts

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuroage.analysis import loss_curves, overfitting_onset, overlay_curves
+from neuroage.analysis import figures, loss_curves, overfitting_onset, overlay_curves
 from neuroage.analysis.curves import explain_curves
 from neuroage.analysis.drawing import svg_address
 from neuroage.analysis.figures import bland_altman, decade_bars, paired_differences, predicted_vs_age
@@ -51,6 +51,16 @@ def test_the_scatter_shows_every_subject_and_the_mae_of_the_table(comparison):
         np.testing.assert_allclose(points[:, 1], comparison.subjects[f"predicted_age_{name}"])
         assert axes.get_xlim() == axes.get_ylim()
         assert any(f"MAE {comparison.models[name]['mae']:.1f} years" in text.get_text() for text in axes.texts)
+
+
+def test_of_very_many_subjects_some_are_drawn_evenly_by_age_within_the_limits_of_all(comparison, monkeypatch):
+    whole = predicted_vs_age(comparison).axes[0].get_xlim()
+    monkeypatch.setattr(figures, "MOST_POINTS", 11)
+    axes = predicted_vs_age(comparison).axes[0]
+    age = comparison.subjects["age"].to_numpy()
+    shown = np.asarray(axes.collections[0].get_offsets())[:, 0]
+    np.testing.assert_allclose(shown, age[np.linspace(0, len(age) - 1, 11).round().astype(int)])
+    assert axes.get_xlim() == whole
 
 
 def test_bland_altman_draws_the_mean_and_its_limits(comparison):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroage.analysis.metrics import age_metrics
+from neuroage.analysis import bootstrap, statistics
+from neuroage.analysis.metrics import age_metrics, rmse
 from neuroage.analysis.statistics import (
     bca_bounds,
     mean_bounds,
@@ -170,3 +171,97 @@ def test_many_subjects_are_resampled_in_blocks_with_the_same_meaning(monkeypatch
 def test_missing_values_are_refused():
     with pytest.raises(DataError, match="finite"):
         mean_interval([1.0, np.nan, 3.0])
+
+
+@pytest.fixture
+def drawn_always(monkeypatch):
+    """Give a switch that makes resampling draw for however many subjects."""
+
+    def switch():
+        monkeypatch.setattr(bootstrap, "MANY_SUBJECTS", 10**9)
+        monkeypatch.setattr(statistics, "MANY_SUBJECTS", 10**9)
+
+    return switch
+
+
+MANY = bootstrap.MANY_SUBJECTS + 500
+
+
+def test_bounds_worked_out_for_many_subjects_are_those_that_resampling_gives(drawn_always):
+    random = np.random.default_rng(5)
+    rows = np.stack([np.abs(random.standard_normal(MANY)), random.gamma(2, 3, MANY), random.standard_normal(MANY)])
+    worked_out = np.array(mean_bounds(rows))
+    drawn_always()
+    drawn = np.array(mean_bounds(rows, n_resamples=4_000))
+    half_width = (drawn[1] - drawn[0]) / 2
+    assert (np.abs(worked_out - drawn) < 0.06 * half_width).all()  # twice the Monte Carlo error of 4,000 resamples
+
+
+def test_the_asymmetry_of_skewed_values_is_worked_out_too():
+    values = np.random.default_rng(6).gamma(1.0, 1, MANY)
+    low, high = (float(bound[0]) for bound in mean_bounds(values[None]))
+    # The share of the bounds' distances that skewness predicts: (z + c) / (z − c), c = skewness · (2z² + 1) / (6 √n).
+    centred = values - values.mean()
+    c = (centred**3).mean() / (centred**2).mean() ** 1.5 * (2 * 1.96**2 + 1) / (6 * np.sqrt(MANY))
+    assert (high - values.mean()) / (values.mean() - low) == pytest.approx((1.96 + c) / (1.96 - c), rel=1e-3)
+
+
+def test_rows_that_a_few_subjects_decide_are_still_drawn(drawn_always):
+    rows = np.random.default_rng(7).standard_normal((1, MANY))
+    rows[0, :3] = 1000.0
+    found = [*mean_bounds(rows, n_resamples=500), sign_flip_ps(rows, n_flips=500)]
+    drawn_always()
+    assert np.array_equal(found, [*mean_bounds(rows, n_resamples=500), sign_flip_ps(rows, n_flips=500)])
+
+
+def test_p_worked_out_for_many_subjects_is_that_of_flipping(drawn_always):
+    rows = np.random.default_rng(8).standard_t(5, (1, MANY)) + np.array([[0.0], [0.02], [0.04], [0.08], [1.0]])
+    worked_out = sign_flip_ps(rows, n_flips=4_000)
+    drawn_always()
+    drawn = sign_flip_ps(rows, n_flips=4_000)
+    assert drawn[0] > 0.1 and 1 / 4_001 <= worked_out[-1] == drawn[-1]
+    assert (np.abs(worked_out - drawn) < 4 * np.sqrt(drawn / 4_000)).all()
+
+
+def test_no_difference_at_all_has_a_p_of_one_however_many_subjects():
+    assert sign_flip_ps(np.zeros((1, MANY)))[0] == 1
+    assert mean_bounds(np.zeros((1, MANY))) == (0, 0)
+
+
+def test_metric_intervals_from_smaller_resamples_are_as_wide_as_from_whole_ones(drawn_always):
+    random = np.random.default_rng(9)
+    age = random.uniform(20, 80, 3 * bootstrap.MANY_SUBJECTS)
+    predicted = 50 + 0.8 * (age - 50) + random.normal(0, 6, age.size)
+    some = {name: age_metrics()[name] for name in ("rmse", "pearson_r", "gap_slope", "median_ae")}
+    smaller = metric_intervals(some, age, predicted)
+    drawn_always()
+    for name, whole in metric_intervals(some, age, predicted, n_resamples=1_000).items():
+        width = whole.high - whole.low
+        assert smaller[name].high - smaller[name].low == pytest.approx(width, rel=0.15)
+        assert smaller[name].low == pytest.approx(whole.low, abs=0.08 * width)
+
+
+def test_the_work_on_a_metric_does_not_grow_with_many_subjects():
+    def evaluated(n_subjects):
+        seen = []
+
+        def metric(age, predicted_age):
+            seen.append(len(age))
+            return rmse(age, predicted_age)
+
+        age = np.random.default_rng(0).uniform(20, 80, n_subjects)
+        metric_intervals({"rmse": metric}, age, age + 1 + age % 7, n_resamples=200)
+        return sum(seen) - n_subjects  # once on everybody, for the figure itself
+
+    assert evaluated(20_000) == evaluated(10_000)
+
+
+def test_no_resample_is_drawn_for_means_of_many_subjects(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(bootstrap, "_resample_counts", refuse)
+    monkeypatch.setattr(statistics, "block_sizes", lambda total, width: refuse() if total else iter(()))
+    age = np.linspace(20, 80, MANY)
+    found = paired_difference(age, age + np.sin(age), age + 1.5 * np.cos(7 * age))
+    assert found.low < found.difference < found.high < 0

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from neuroage.cohort import Cohort, Split, uniform_age_split
+from neuroage.cohort import Cohort, Split, uniform_age_split, uniformity
 from neuroage.cohort.uniformity import _random_sets, ks_uniform, random_w1, w1_years
 from neuroage.errors import InfeasibleError, UsageError
 
@@ -304,3 +304,11 @@ def test_a_hundred_thousand_subjects_need_a_bounded_amount_of_work(monkeypatch: 
     split = uniform_age_split(table, 50)
     assert len(split.subjects("validation")) == 50
     assert sizes[0] < 8_000  # 50 targets x 100 neighbours, and the ends of 8 decades; never the whole cohort
+
+
+def test_large_sets_are_drawn_less_often_so_that_the_work_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    ages = np.sort(np.random.default_rng(0).uniform(20, 80, 20_000))
+    monkeypatch.setattr(uniformity, "MAX_DRAWN", 2_000_000)
+    assert len(random_w1(ages, 200, 20.0, 80.0, np.random.default_rng(0))) == 10_000
+    assert len(random_w1(ages, 800, 20.0, 80.0, np.random.default_rng(0))) == 2_500
+    assert len(random_w1(ages, 3_000, 20.0, 80.0, np.random.default_rng(0))) == 1_000

@@ -1,8 +1,17 @@
+import builtins
+import threading
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from neuroage.cohort import Cohort
+from neuroage.errors import DataError
+from neuroage.imaging import batches
 from neuroage.imaging.batches import VolumeSet, age_weights, plan_epoch, read_ahead
 from neuroage.imaging.store import Store, prepare_scans
 from neuroage.runs.recipe import Recipe
@@ -75,3 +84,84 @@ def test_reading_ahead_keeps_the_order_and_passes_errors_on() -> None:
     assert list(read_ahead(lambda item: item * 2, range(5))) == [0, 2, 4, 6, 8]
     with pytest.raises(ZeroDivisionError):
         list(read_ahead(lambda item: 1 / item, [1, 0]))
+
+
+def test_stopping_early_waits_for_one_reading_and_leaves_no_thread() -> None:
+    started: list[int] = []
+    before = threading.active_count()
+    ahead = read_ahead(lambda item: started.append(item) or item, range(100))
+    assert [next(ahead), next(ahead)] == [0, 1]
+    ahead.close()
+    assert len(started) <= 3
+    assert threading.active_count() == before
+
+
+def count_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    opened: list[str] = []
+    usual = builtins.open
+
+    def counting(file: Any, *arguments: Any, **options: Any) -> Any:
+        if str(file).endswith((".npy", ".json")):
+            opened.append(str(file))
+        return usual(file, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", counting)
+    return opened
+
+
+def test_a_streamed_batch_opens_each_of_its_files_once_and_a_set_only_its_first(
+    volumes: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = count_opened(monkeypatch)
+    streamed = VolumeSet(volumes * 1000, resident=False)
+    assert opened == [volumes[0].file]
+    del opened[:]
+    streamed.batch([5, 2, 8])
+    assert opened == [volumes[number].file for number in (5, 2, 1)]
+
+
+def test_what_a_streamed_epoch_holds_does_not_grow_with_the_number_of_scans(volumes: list) -> None:
+    def held_bytes(n_scans: int) -> int:
+        streamed = VolumeSet((volumes * n_scans)[:n_scans], resident=False)
+        tracemalloc.start()
+        for _ in streamed.batches([[index, index + 1] for index in range(0, n_scans - 1, 2)]):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    held_bytes(10)
+    few, many = held_bytes(20), held_bytes(2000)
+    volume_bytes = 12**3
+    assert many < few + 20 * volume_bytes + 300_000  # the plan itself: a list of 1,000 lists
+
+
+def test_a_stored_volume_is_a_few_hundred_bytes_and_keeps_its_record_on_disk(volumes: list) -> None:
+    tracemalloc.start()
+    many = [replace(volume, file=volume.file + "") for volume in volumes for _ in range(100)]
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size / len(many) < 400
+    assert many[0].record["native_size"] == [24, 24, 24]
+
+
+def test_small_sets_are_kept_and_large_ones_streamed(volumes: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert VolumeSet(volumes).resident
+    monkeypatch.setattr(batches, "RESIDENT_CPU_BYTES", len(volumes) * 12**3)
+    assert not VolumeSet(volumes).resident
+    assert VolumeSet(volumes[:-1]).resident
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_a_damaged_stored_volume_is_an_error_that_names_it(
+    volumes: list, tmp_path: Path, resident: bool, damage: str
+) -> None:
+    path = tmp_path / "damaged.npy"
+    if damage == "cut":
+        path.write_bytes(volumes[1].path.read_bytes()[:-7])
+    elif damage == "other":
+        np.save(path, np.zeros((1, 3, 3, 3), np.uint8))
+    with pytest.raises(DataError, match=r"damaged\.npy"):
+        for _ in VolumeSet([volumes[0], replace(volumes[1], file=str(path))], resident=resident).batches([[0], [1]]):
+            pass

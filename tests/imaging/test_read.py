@@ -1,3 +1,6 @@
+import gzip
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -180,3 +183,72 @@ def test_missing_files_and_unknown_formats_are_usage_errors(tmp_path: Path) -> N
     (tmp_path / "a.docx").write_text("x")
     with pytest.raises(UsageError, match="unknown image format"):
         read(tmp_path / "a.docx")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "<f4", ">f8"])
+@pytest.mark.parametrize("codes", ["LPS", "SAL"])
+def test_voxels_are_those_of_nibabel_to_the_last_bit(tmp_path: Path, name: str, dtype: str, codes: str) -> None:
+    header = nib.Nifti1Header(endianness="<" if dtype[0] != ">" else ">")
+    header.set_data_dtype(dtype)
+    image = nib.Nifti1Image(DATA.astype(dtype), AFFINE, header)
+    transform = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt(tuple(codes)))
+    image = image.as_reoriented(transform)
+    image.header.set_slope_inter(0.1, -7.3)
+    nib.save(image, tmp_path / name)
+    stored = nib.load(tmp_path / name)
+    assert stored.dataobj.dtype == np.dtype(dtype)
+    expected = nib.as_closest_canonical(stored).get_fdata().astype(np.float32)
+    volume = read(tmp_path / name)
+    np.testing.assert_array_equal(volume.data[0], expected)
+    assert volume.data.flags.writeable
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_file_compressed_in_parts_is_read_whole(tmp_path: Path, kind: type) -> None:
+    content = kind(DATA, AFFINE).to_bytes()
+    cuts = [0, 100, 400, len(content) - 50, len(content)]
+    parts = [gzip.compress(content[a:b]) for a, b in pairwise(cuts)]
+    (tmp_path / "a.nii.gz").write_bytes(b"".join(parts))
+    np.testing.assert_array_equal(read(tmp_path / "a.nii.gz").data[0], DATA)
+
+
+def test_a_file_that_is_not_compressed_though_its_name_says_so_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(nib.Nifti1Image(DATA, AFFINE).to_bytes())
+    np.testing.assert_array_equal(read(tmp_path / "a.nii.gz").data[0], DATA)
+
+
+def test_a_wrong_checksum_is_an_error_though_every_voxel_could_be_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii.gz")
+    raw = bytearray(path.read_bytes())
+    raw[-8] ^= 255
+    path.write_bytes(bytes(raw))
+    with pytest.raises(DataError, match="cannot be read"):
+        read(path)
+
+
+def test_numbers_too_large_for_single_precision_are_refused_and_not_made_infinite(tmp_path: Path) -> None:
+    data = DATA.astype(np.float64)
+    data[1, 1, 1] = 1e300
+    with pytest.raises(DataError, match="1 voxels"):
+        read(save(tmp_path / "a.nii.gz", data))
+
+
+def test_a_constant_integer_image_is_refused_whatever_its_scale(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.full((5, 6, 7), 3, np.int16), AFFINE)
+    image.header.set_slope_inter(0.5, 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(DataError, match=r"every voxel is 2\.5"):
+        read(tmp_path / "a.nii.gz")
+
+
+def test_reading_holds_little_more_than_the_voxels_it_gives(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(RNG.integers(0, 99, (128, 128, 96)).astype(np.int16), np.diag([-1, -1, 1, 1]))
+    image.header.set_slope_inter(0.5, 3)
+    nib.save(image, tmp_path / "a.nii.gz")
+    read(tmp_path / "a.nii.gz")
+    tracemalloc.start()
+    volume = read(tmp_path / "a.nii.gz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.4 * volume.data.nbytes  # a copy in another type or order would double it at least

@@ -16,6 +16,7 @@ SMALL = {
     "resnet": {"width": 0.125},
     "densenet": {"growth_rate": 2},
     "highresnet": {"n_stages": 2},
+    "highresnet_strided": {"n_stages": 2},
 }
 
 
@@ -25,8 +26,8 @@ def network(name: str, spatial_dims: int = 3, n_outputs: int = 2, **changes: obj
 
 
 def test_the_families_of_the_field_are_there() -> None:
-    assert {"cnn", "sfcn", "resnet", "densenet", "highresnet"} <= set(backbones())
-    assert len(backbones()) >= 5
+    assert {"cnn", "sfcn", "resnet", "densenet", "highresnet", "highresnet_strided"} <= set(backbones())
+    assert len(backbones()) >= 6
     assert all(backbone_summary(name).endswith(".") for name in backbones())
 
 
@@ -72,17 +73,14 @@ def test_sfcn_is_the_published_network() -> None:
         assert net.eval().backbone(torch.zeros(1, 1, 64, 64, 32)).shape == (1, 64, 2, 2, 1)
 
 
-def test_highresnet_keeps_full_resolution_unless_its_stem_strides() -> None:
+def test_highresnet_keeps_full_resolution_and_the_strided_one_is_another_network() -> None:
     images = torch.zeros(1, 1, 9, 8, 7)
     with torch.no_grad():
         assert network("highresnet").eval().backbone(images).shape[2:] == (9, 8, 7)
-        strided = build_network(
-            Recipe.from_dict({"backbone": {"name": "highresnet", "n_stages": 1, "stem_stride": 2}}),
-            spatial_dims=3,
-            in_channels=1,
-            n_outputs=1,
-        )
-        assert strided.eval().backbone(images).shape[2:] == (5, 4, 4)
+        assert network("highresnet_strided").eval().backbone(images).shape[2:] == (5, 4, 4)
+    for name, stride in (("highresnet", 2), ("highresnet_strided", 1)):
+        with pytest.raises(UsageError, match="stem_stride"):
+            network(name, backbone={"name": name, "stem_stride": stride})
 
 
 @pytest.mark.parametrize("init", ["xavier", "he"])
