@@ -61,7 +61,9 @@ def alone(folder: Path, store: Store) -> Run:
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(  # a locale may be ASCII; the words are UTF-8
+        words, capture_output=True, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     return done
 

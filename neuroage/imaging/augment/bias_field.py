@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from neuroage.errors import DataError
-from neuroage.imaging.augment.parts import run_lines
+from neuroage.imaging.augment.parts import apart, run_lines
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step
 
@@ -110,14 +110,15 @@ def multiply_by_field(
     """
     shape = source.shape[2:]
     if source.device.type == "cpu" and source.dtype == out.dtype == torch.float32 and out.is_contiguous():
-        lines = _line_polynomials(coefficients, order, shape) / np.log(2)
-        for index in range(len(source)):
+        for index, tensor in enumerate(_coefficient_tensor(coefficients, order, len(shape))):
             base = 0.0 if floor is None else float(floor[index])
-            _multiply_image(source[index], lines[index].astype(np.float32), base, out[index])
+            _multiply_image(source[index], _line_polynomials(tensor, order, shape), base, out[index])
         return
     # On a GPU the first axis is left for the voxels: one matrix product makes the whole field.
-    tensor = _contracted(coefficients, order, shape, range(1, len(shape)))
-    inner = torch.from_numpy(tensor.reshape(len(source), order + 1, -1)).to(source)
+    tensor = _coefficient_tensor(coefficients, order, len(shape))
+    for axis in range(1, len(shape)):
+        tensor = np.moveaxis(np.tensordot(tensor, _basis(shape[axis], order), axes=(axis + 1, 1)), -1, axis + 1)
+    inner = torch.from_numpy(np.ascontiguousarray(tensor).reshape(len(source), order + 1, -1)).to(source)
     powers = torch.from_numpy(_basis(shape[0], order)).to(source)
     factor = torch.matmul(powers, inner).exp_().view(len(source), 1, *shape)
     if floor is None:
@@ -128,30 +129,27 @@ def multiply_by_field(
 
 def _multiply_image(source: torch.Tensor, polynomials: np.ndarray, floor: float, out: torch.Tensor) -> None:
     """Multiply one image (C, …) line by line; field = 2 ** polynomial."""
-    from neuroage.imaging.augment.cpu_kernels import multiply_lines, multiply_lines_cubic
+    from neuroage.imaging.augment.cpu_kernels import WIDTH, multiply_lines
 
-    n_voxels, order = source.shape[-1], polynomials.shape[1] - 1
-    kernel = multiply_lines_cubic if order == 3 else multiply_lines
-    places = np.ascontiguousarray(_basis(n_voxels, 1)[:, 1], dtype=np.float32)
-    for channel, target in zip(source.detach().numpy(), out.numpy(), strict=True):
-        lines = [image.reshape(-1, n_voxels) for image in (channel, target)]
-        run_lines(kernel, (*lines[0].shape,), lines[0], polynomials, places, np.float32(floor), lines[1])
+    n_voxels = source.shape[-1]
+    places = np.zeros(-(-n_voxels // WIDTH) * WIDTH, dtype=np.float32)
+    places[:n_voxels] = _basis(n_voxels, 1)[:, 1]
+    images, results = (each.view(len(each), -1, n_voxels).numpy() for each in (source.detach(), out))
+
+    def multiply(part: slice) -> None:
+        for image, result in zip(images, results, strict=True):
+            alone = apart(image[part], result)
+            multiply_lines(alone, polynomials[part], places, np.float32(floor), result[part])
+
+    run_lines(multiply, images.shape[1:])
 
 
-def _line_polynomials(coefficients: Sequence[Sequence[float]], order: int, shape: Sequence[int]) -> np.ndarray:
-    """Give each line's polynomial in the last coordinate, (n_scans, n_lines, order + 1)."""
-    tensor = _contracted(coefficients, order, shape, range(len(shape) - 1))
-    return tensor.reshape(len(coefficients), -1, order + 1)
-
-
-def _contracted(
-    coefficients: Sequence[Sequence[float]], order: int, shape: Sequence[int], axes: Sequence[int]
-) -> np.ndarray:
-    """Evaluate the polynomial along some axes, in float64; the others keep their powers."""
-    tensor = _coefficient_tensor(coefficients, order, len(shape))
-    for axis in axes:
-        tensor = np.moveaxis(np.tensordot(tensor, _basis(shape[axis], order), axes=(axis + 1, 1)), -1, axis + 1)
-    return np.ascontiguousarray(tensor)
+def _line_polynomials(tensor: np.ndarray, order: int, shape: Sequence[int]) -> np.ndarray:
+    """Give each line's polynomial in the last coordinate, of powers of 2: (n_lines, order + 1), float32."""
+    lines = np.tensordot(_basis(shape[0], order), tensor / np.log(2), axes=(1, 0))
+    for size in shape[1:-1]:
+        lines = np.matmul(_basis(size, order), lines)
+    return lines.reshape(-1, order + 1).astype(np.float32)
 
 
 def _coefficient_tensor(coefficients: Sequence[Sequence[float]], order: int, n_axes: int) -> np.ndarray:

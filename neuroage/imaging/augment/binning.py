@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 
-from neuroage.imaging.augment.parts import flat_parts, run_parts
+from neuroage.imaging.augment.parts import flat_parts, least_and_most, run_parts
 from neuroage.imaging.augment.ranges import Range
 from neuroage.imaging.augment.step import Parameters, Step
 
@@ -90,7 +90,7 @@ def bin_intensities(
     if out is None:
         out = torch.empty_like(image, memory_format=torch.contiguous_format)
     flat, target = image.reshape(-1), out.view(-1)
-    low, high = torch.aminmax(flat)
+    low, high = least_and_most(flat)
     if method == "equal_width":
         width = (high - low) / levels
         # A constant image has no width; dividing by it would make NaN.

@@ -1,7 +1,7 @@
 """Compiled kernels of the augmentation for a CPU: float32, one pass over a volume, no memory of their own.
 
-Each works on a range of lines (rows along the last axis) and runs outside of Python's lock, so that a few threads share
-a volume (`parts.run_parts`). Written for the compiler to vectorise: intensities next to each other, unsigned indices (a
+Each works on some lines (rows along the last axis) and runs outside of Python's lock, so that a few threads share a
+volume (`parts.run_lines`). Written for the compiler to vectorise: intensities next to each other, unsigned indices (a
 signed one costs a test for negative numbers), and no call within a line.
 
 The first call of each kernel compiles it (about a second); later processes find it compiled.
@@ -12,14 +12,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+WIDTH = 32
+"""Voxels that a compiled loop takes at once; what is left at its end is done one by one, so lines are padded to it."""
 FAST = {"contract", "nsz", "arcp"}  # fused multiply-add and no signed zeros; NaN and order of sums keep their meaning
 
 f32, i32, index = np.float32, np.int32, np.uintp
 
-# 2**x for |x| <= 1/2 to 1e-7, and where exp leaves float32 (Cephes, exp2f.c; S. Moshier)
-E0, E1, E2 = f32(1.535336188319500e-4), f32(1.339887440266574e-3), f32(9.618437357674640e-3)
-E3, E4, E5 = f32(5.550332471162809e-2), f32(2.402264791363012e-1), f32(6.931472028550421e-1)
-SMALLEST, LARGEST = f32(-126), f32(127.49)
+# 2**x for |x| <= 1/2, relative error 1e-7 at most, exact at 0: minimax polynomial of degree 5, fitted for this module
+E1, E2, E3 = f32(0.69314697760), f32(0.24022242083), f32(0.055507337448)
+E4, E5 = f32(0.0096715128126), f32(0.0013264727214)
+SMALLEST, LARGEST = f32(-126), f32(127.49)  # where powers of 2 leave float32's normal numbers
+ROUNDER = f32(1.5 * 2**23)
+"""Added to a float32, it leaves the nearest whole number in its last bits (IEEE 754)."""
+ROUNDER_BITS = i32(0x4B400000)
 # log(1 + x) − x + x²/2, over x³, for sqrt(1/2) <= 1 + x <= sqrt(2) to 1e-7 (Cephes, logf.c)
 L0, L1, L2 = f32(7.0376836292e-2), f32(-1.1514610310e-1), f32(1.1676998740e-1)
 L3, L4, L5 = f32(-1.2420140846e-1), f32(1.4249322787e-1), f32(-1.6668057665e-1)
@@ -32,43 +37,44 @@ HALF, ONE, ZERO, BIAS, MANTISSA_BITS = f32(0.5), f32(1), f32(0), i32(127), i32(2
 @njit(nogil=True, fastmath=FAST, cache=True)
 def _power_of_two(power):
     power = min(max(power, SMALLEST), LARGEST)
-    whole = np.floor(power + HALF)
-    part = power - whole
-    value = (((((E0 * part + E1) * part + E2) * part + E3) * part + E4) * part + E5) * part + ONE
-    return value * i32((i32(whole) + BIAS) << MANTISSA_BITS).view(f32)
+    rounded = power + ROUNDER
+    part = power - (rounded - ROUNDER)
+    value = ((((E5 * part + E4) * part + E3) * part + E2) * part + E1) * part + ONE
+    return value * i32((f32(rounded).view(i32) - ROUNDER_BITS + BIAS) << MANTISSA_BITS).view(f32)
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
-def multiply_lines(source, polynomials, places, floor, out, first, last):
+def multiply_lines(source, polynomials, places, floor, out):
     """Multiply lines by 2 to the power of a polynomial of the place within the line.
 
     Args:
         source: Intensities (n_lines, n_voxels), float32.
         polynomials: Coefficients (n_lines, order + 1), float32, lowest first.
-        places: Coordinate of each voxel of a line, (n_voxels,), float32.
+        places: Coordinate of each voxel of a line, float32, at least n_voxels of them; see `WIDTH`.
         floor: Intensity that is left alone: what is multiplied is the height above it.
-        out: As `source`; may be `source`.
-        first, last: Lines to do.
+        out: As `source`, not overlapping it: reading and writing the same memory would be done number by number.
     """
-    order = polynomials.shape[1] - 1
-    for line in range(first, last):
-        for k in range(source.shape[1]):
-            place = places[k]
-            power = polynomials[line, order]
+    order, field = polynomials.shape[1] - 1, np.empty(places.size, f32)
+    for line in range(source.shape[0]):
+        if order == 3:  # its coefficients stay in registers
+            c0, c1, c2, c3 = polynomials[line, 0], polynomials[line, 1], polynomials[line, 2], polynomials[line, 3]
+            for k in range(places.size):
+                place = places[k]
+                field[k] = _power_of_two(((c3 * place + c2) * place + c1) * place + c0)
+        else:
+            field[:] = polynomials[line, order]
             for degree in range(order - 1, -1, -1):
-                power = power * place + polynomials[line, degree]
-            out[line, k] = (source[line, k] - floor) * _power_of_two(power) + floor
-
-
-@njit(nogil=True, fastmath=FAST, cache=True)
-def multiply_lines_cubic(source, polynomials, places, floor, out, first, last):
-    """As `multiply_lines` for order 3, whose four coefficients stay in registers."""
-    for line in range(first, last):
-        c0, c1, c2, c3 = polynomials[line, 0], polynomials[line, 1], polynomials[line, 2], polynomials[line, 3]
-        for k in range(source.shape[1]):
-            place = places[k]
-            power = ((c3 * place + c2) * place + c1) * place + c0
-            out[line, k] = (source[line, k] - floor) * _power_of_two(power) + floor
+                coefficient = polynomials[line, degree]
+                for k in range(places.size):
+                    field[k] = field[k] * places[k] + coefficient
+            for k in range(places.size):
+                field[k] = _power_of_two(field[k])
+        if floor == 0:
+            for k in range(source.shape[1]):
+                out[line, k] = source[line, k] * field[k]
+        else:
+            for k in range(source.shape[1]):
+                out[line, k] = (source[line, k] - floor) * field[k] + floor
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
@@ -84,22 +90,20 @@ def _log2(value):
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
-def raise_lines(source, gamma, out, first, last):
-    """Write sign(x) |x|^gamma for lines of intensities.
+def raise_all(source, gamma, out):
+    """Write sign(x) |x|^gamma for intensities in a row.
 
     Args:
-        source: (n_lines, n_voxels), float32; what is smaller than float32's normal numbers counts as 0.
+        source: (n_voxels,), float32; what is smaller than float32's normal numbers counts as 0.
         gamma: Exponent above 0, float32.
-        out: As `source`; may be `source`.
-        first, last: Lines to do.
+        out: As `source`, not overlapping it.
     """
-    for line in range(first, last):
-        for k in range(source.shape[1]):
-            value = source[line, k]
-            size = abs(value)
-            raised = _power_of_two(gamma * _log2(max(size, TINIEST)))
-            raised = raised if size >= TINIEST else ZERO
-            out[line, k] = raised if value >= ZERO else -raised
+    for k in range(source.size):
+        value = source[k]
+        size = abs(value)
+        raised = _power_of_two(gamma * _log2(max(size, TINIEST)))
+        raised = raised if size >= TINIEST else ZERO
+        out[k] = raised if value >= ZERO else -raised
 
 
 @njit(nogil=True, cache=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from neuroage.imaging.augment.parts import run_lines
+from neuroage.imaging.augment.parts import apart, run_lines
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step, per_scan
 
@@ -52,11 +52,14 @@ def raise_to_power(source: torch.Tensor, gammas: Sequence[float], *, out: torch.
     if all(gamma == 1 for gamma in gammas):
         return out if out is source else out.copy_(source)
     if source.device.type == "cpu" and source.dtype == out.dtype == torch.float32 and out.is_contiguous():
-        from neuroage.imaging.augment.cpu_kernels import raise_lines
+        from neuroage.imaging.augment.cpu_kernels import raise_all
 
         for image, target, gamma in zip(source, out, gammas, strict=True):
-            lines = [one.detach().numpy().reshape(-1, one.shape[-1]) for one in (image, target)]
-            run_lines(raise_lines, lines[0].shape, lines[0], np.float32(gamma), lines[1])
+            _raise_image(image.detach().numpy().reshape(-1), target.view(-1).numpy(), np.float32(gamma), raise_all)
         return out
     raised = source.abs().log_().mul_(per_scan(gammas, source)).exp_()
     return torch.copysign(raised, source, out=out)
+
+
+def _raise_image(source: np.ndarray, out: np.ndarray, gamma: np.float32, kernel: Callable[..., None]) -> None:
+    run_lines(lambda part: kernel(apart(source[part], out), gamma, out[part]), (len(source), 1))

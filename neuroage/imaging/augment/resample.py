@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
-from neuroage.imaging.augment.parts import run_lines
+from neuroage.imaging.augment.parts import least_and_most, run_lines
 
 Pad = Literal["minimum", "border"] | float
 
@@ -119,8 +120,8 @@ def sharpen(batch: torch.Tensor, strength: float, *, out: torch.Tensor | None = 
         from neuroage.imaging.augment.cpu_kernels import sharpen_lines
 
         for image, target in zip(batch.flatten(0, 1), out.flatten(0, 1), strict=True):
-            volumes = [one.detach().numpy().reshape(-1, *one.shape[-2:]) for one in (image, target)]
-            run_lines(sharpen_lines, volumes[0].shape, volumes[0], float(strength), volumes[1])
+            volume, result = (one.detach().numpy().reshape(-1, *one.shape[-2:]) for one in (image, target))
+            run_lines(partial(_lines_of, sharpen_lines, volume, float(strength), result), volume.shape)
         return out
     torch.mul(batch, 1 + 2 * (batch.ndim - 2) * strength, out=out)
     for axis in range(2, batch.ndim):
@@ -141,6 +142,8 @@ def _outside_values(batch: torch.Tensor, pad: Pad) -> torch.Tensor | None:
     if pad == "border":
         return None
     if pad == "minimum":
+        if batch.device.type == "cpu":
+            return torch.stack([least_and_most(image)[0] for image in batch])
         return batch.amin(dim=tuple(range(1, batch.ndim)))
     return batch.new_full((len(batch),), float(pad))
 
@@ -151,7 +154,13 @@ def _resample_image(source: torch.Tensor, matrix: np.ndarray, out: torch.Tensor,
 
     value = np.float32(0 if outside is None else outside)
     for channel, target in zip(source.detach().numpy(), out.numpy(), strict=True):
-        run_lines(resample_lines, target.shape, channel, matrix, value, outside is not None, target)
+        work = partial(_lines_of, resample_lines, channel, matrix, value, outside is not None, target)
+        run_lines(work, target.shape)
+
+
+def _lines_of(kernel: Callable[..., None], *arguments: Any) -> None:
+    *rest, part = arguments
+    kernel(*rest, part.start, part.stop)
 
 
 def _resample_by_grid(
