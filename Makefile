@@ -36,11 +36,11 @@ contracts: $(READY)
 
 check: lint types contracts test  ## Lint, types, import contracts and tests: what CI runs
 
-bench: $(READY)  ## Run the benchmarks that need no data (see benchmarks/README.md)
-	@$(BIN)/python benchmarks/augmentation.py --quick
+bench: $(READY)  ## Run every benchmark that needs no data (40 minutes; `make bench QUICK=1`: 8)
+	@$(BIN)/python benchmarks/targets.py $(if $(QUICK),--quick)
 
 docs: $(READY)  ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict --quiet && echo "Open site/index.html"
 
 clean:  ## Remove what the commands above made (not the virtual environment)
-	rm -rf demo site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf demo bench site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -224,11 +224,6 @@ class Training(Section):
             raise ValueError("`select: inner` and `patience` need an inner_fraction above 0, such as 0.15")
         return self
 
-    @property
-    def inference_batch(self) -> int:
-        """Scans at a time where nothing is learnt; any number gives the same outputs."""
-        return AUTO_BATCH if self.batch_size == "auto" else self.batch_size
-
 
 class Predict(Section):
     """How a trained network is asked.

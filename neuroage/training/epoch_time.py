@@ -22,7 +22,7 @@ from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.augmentation import build_augmentation
-from neuroage.training.devices import make_fabric
+from neuroage.training.devices import kept_memory, make_fabric
 from neuroage.training.inference import MEMORY_FORMAT
 from neuroage.training.mixup import draw_mixture, mix
 from neuroage.training.plan import Plan
@@ -83,6 +83,11 @@ def epoch_seconds(
         budget_seconds: What the probe may take.
         clock: Gives seconds; `time.process_time` counts what this process computes, on a machine that others use too.
     """
+    with kept_memory(make_fabric(plan.precision).device, plan):
+        return _probed(recipe, plan, n_scans, budget_seconds, clock)
+
+
+def _probed(recipe: Recipe, plan: Plan, n_scans: int, budget_seconds: float, clock: Callable[[], float]) -> EpochTime:
     began = clock()
     size = recipe.prepare.size
     rungs = [(FEW_SCANS, tuple(min(side, crop) for side in size)) for crop in CROPS]

@@ -14,7 +14,7 @@ from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.store import StoredVolume
 from neuroage.models.network import Network, build_network
 from neuroage.runs.recipe import Recipe
-from neuroage.training.devices import is_out_of_memory, make_fabric
+from neuroage.training.devices import is_out_of_memory, kept_memory, make_fabric
 from neuroage.training.interruption import stop_on_signals
 from neuroage.training.job import Job
 from neuroage.training.loop import Scans, Trainee, fit
@@ -49,10 +49,10 @@ def learn(job: Job) -> tuple[Fabric, Network]:
     if recipe.standardise == "voxelwise":
         set_standardisation(network, job.volumes("train"))
     fabric, plan = _settle(job, fabric, network)
-    trainee = _trainee(job, fabric, network, plan)
-    _announce(job, trainee, plan)
-    with stop_on_signals() as should_stop:
+    with kept_memory(fabric.device, plan), stop_on_signals() as should_stop:
+        trainee = _trainee(job, fabric, network, plan)
         trainee.should_stop = should_stop
+        _announce(job, trainee, plan)
         while True:
             try:
                 return fabric, fit(trainee)

@@ -26,6 +26,7 @@ from neuroage.training.checkpoint import load_checkpoint
 from neuroage.training.devices import make_fabric
 from neuroage.training.inference import MEMORY_FORMAT, run_network
 from neuroage.training.observer import Observer
+from neuroage.training.plan import Plan
 from neuroage.training.scoring import blend_with_ridge, predictions_table
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx")
@@ -184,7 +185,7 @@ def _predict_leaf(run: Run, rows: pd.DataFrame, prepared: PreparedCohort) -> pd.
     network = network.to(fabric.device).to(memory_format=MEMORY_FORMAT[len(recipe.prepare.size) + 2])
     volumes = VolumeSet([prepared.volumes[scan_id] for scan_id in rows.index], fabric.device)
     outputs = run_network(
-        fabric, network, volumes, np.arange(len(rows)), recipe.training.inference_batch, flips=recipe.predict.flips
+        fabric, network, volumes, np.arange(len(rows)), Plan(**about["plan"]).scans_at_once, flips=recipe.predict.flips
     )
     return predictions_table(rows, task, outputs, fold=about["fold"], member=about["member"])
 

@@ -19,6 +19,7 @@ from neuroage.training.baselines import baseline_tables, fit_ridge
 from neuroage.training.checkpoint import save_checkpoint
 from neuroage.training.inference import run_network
 from neuroage.training.job import SCORED, Job
+from neuroage.training.plan import Plan
 
 SELECTED_ON = {"last": "nothing (fixed length)", "inner": "an inner part of training"}
 
@@ -35,7 +36,7 @@ def score(job: Job, fabric: Fabric, network: Network) -> None:
     job.observer.stage("Scoring the held-out subjects, with the baselines beside the network")
     scored, training_rows = job.rows(*SCORED), job.rows("train", "inner")
     volumes = VolumeSet(job.volumes(*SCORED), fabric.device)
-    n_at_once = recipe.training.inference_batch
+    n_at_once = Plan(**run.about["plan"]).scans_at_once
     outputs = run_network(fabric, network, volumes, np.arange(len(scored)), n_at_once, flips=recipe.predict.flips)
     if not fabric.is_global_zero:
         return

@@ -52,7 +52,7 @@ class Learner:
 
     def __init__(self, fabric: Fabric, network: Network, recipe: Recipe, spatial_dims: int) -> None:
         self.fabric = fabric
-        network = network.to(fabric.device, memory_format=MEMORY_FORMAT[spatial_dims + 2])
+        network = network.to(fabric.device).to(memory_format=MEMORY_FORMAT[spatial_dims + 2])
         if fabric.world_size > 1 and fabric.device.type == "cuda":  # the only device that torch has it for
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.bare = network

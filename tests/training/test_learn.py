@@ -133,3 +133,22 @@ def test_no_step_waits_for_the_device(
         changes = [f"training.batch_size={batch_size}", "training.mixup=0.4", "optim.clip_norm=1", "training.epochs=1"]
         train(recipe.updated(*changes, "augment=[]"), cohort, split, tmp_path / str(batch_size), store=store)
     assert counts[2] == counts[12]  # what an epoch waits for does not grow with its steps
+
+
+def test_where_torch_compile_cannot_the_network_runs_as_it_is(
+    tmp_path: Path, cohort: Cohort, split: Split, store: Store, recipe: Recipe, monkeypatch: Any
+) -> None:
+    tried = []
+
+    def no_compiler(graph: Any, examples: Any) -> Any:
+        tried.append(graph)
+        raise RuntimeError("no C++ compiler found")
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **named: compile_module(self, backend=no_compiler, **named)
+    )
+    plain = train(recipe, cohort, split, tmp_path / "plain", store=store)
+    compiled = train(recipe.updated("training.compile=true"), cohort, split, tmp_path / "compiled", store=store)
+    assert tried
+    assert compiled.predictions["predicted_age"].tolist() == plain.predictions["predicted_age"].tolist()

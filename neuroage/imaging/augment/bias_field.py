@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from neuroage.errors import DataError
-from neuroage.imaging.augment.parts import apart, run_lines
+from neuroage.imaging.augment.parts import apart, on_device, run_lines
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step
 
@@ -118,8 +118,8 @@ def multiply_by_field(
     tensor = _coefficient_tensor(coefficients, order, len(shape))
     for axis in range(1, len(shape)):
         tensor = np.moveaxis(np.tensordot(tensor, _basis(shape[axis], order), axes=(axis + 1, 1)), -1, axis + 1)
-    inner = torch.from_numpy(np.ascontiguousarray(tensor).reshape(len(source), order + 1, -1)).to(source)
-    powers = torch.from_numpy(_basis(shape[0], order)).to(source)
+    inner = on_device(np.ascontiguousarray(tensor).reshape(len(source), order + 1, -1), source)
+    powers = on_device(_basis(shape[0], order), source)
     factor = torch.matmul(powers, inner).exp_().view(len(source), 1, *shape)
     if floor is None:
         torch.mul(source, factor, out=out)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 
-from neuroage.imaging.augment.parts import flat_parts, least_and_most, run_parts
+from neuroage.imaging.augment.parts import flat_parts, least_and_most, on_device, run_parts
 from neuroage.imaging.augment.ranges import Range
 from neuroage.imaging.augment.step import Parameters, Step
 
@@ -152,5 +152,5 @@ def _ordered_sample(flat: torch.Tensor) -> torch.Tensor:
 
 
 def _quantiles(ordered: torch.Tensor, fractions: Sequence[float]) -> torch.Tensor:
-    places = torch.tensor(fractions, dtype=torch.float64) * (len(ordered) - 1)
-    return ordered[places.round().long().to(ordered.device)]
+    places = (np.asarray(fractions) * (len(ordered) - 1)).round().astype(np.int64)
+    return ordered[on_device(places, ordered, keep_type=True)]

@@ -57,7 +57,7 @@ def raise_to_power(source: torch.Tensor, gammas: Sequence[float], *, out: torch.
         for image, target, gamma in zip(source, out, gammas, strict=True):
             _raise_image(image.detach().numpy().reshape(-1), target.view(-1).numpy(), np.float32(gamma), raise_all)
         return out
-    raised = source.abs().log_().mul_(per_scan(gammas, source)).exp_()
+    raised = source.abs().pow_(per_scan(gammas, source))
     return torch.copysign(raised, source, out=out)
 
 

@@ -76,7 +76,8 @@ def add_noise(
     if image.device.type != "cpu":
         generator = torch.Generator(device=image.device).manual_seed(seed)
         noise = torch.randn(image.shape, generator=generator, device=image.device)
-        return torch.add(image, noise.mul_(std).add_(mean), out=out)
+        torch.add(image, noise, alpha=std, out=out)
+        return out.add_(mean) if mean else out
     source, target = image.reshape(-1), out.view(-1)
 
     def add_part(part: slice, room: Sequence[torch.Tensor]) -> None:

@@ -121,3 +121,9 @@ def least_and_most(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return least, most
     values = image.detach().numpy()
     return torch.from_numpy(np.asarray(values.min())), torch.from_numpy(np.asarray(values.max()))
+
+
+def on_device(values: np.ndarray, like: torch.Tensor, *, keep_type: bool = False) -> torch.Tensor:
+    """Send a small array to where `like` is, in its type, without waiting for what the device is doing."""
+    dtype = None if keep_type else like.dtype
+    return torch.from_numpy(values).to(like.device, dtype, non_blocking=True)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import grid_sample
+from torch.nn.functional import affine_grid, grid_sample
 
-from neuroage.imaging.augment.parts import least_and_most, run_lines
+from neuroage.imaging.augment.parts import least_and_most, on_device, run_lines
 
 Pad = Literal["minimum", "border"] | float
 
@@ -48,7 +48,7 @@ def move(
             else:
                 resample_affine(one, [matrix], pad=pad, out=target)
     elif moving:
-        rows = torch.tensor(list(moving), device=batch.device)
+        rows = on_device(np.array(list(moving)), batch, keep_type=True)
         some = batch if len(moving) == len(batch) else batch.index_select(0, rows)
         moved = resample_affine(some, list(moving.values()), pad=pad)
         out.index_copy_(0, rows, sharpen(moved, sharpness) if sharpness else moved)
@@ -171,21 +171,13 @@ def _resample_by_grid(
     interpolation: Literal["linear", "nearest"],
 ) -> None:
     """Resample by `grid_sample` over the whole batch, a few output planes at a time."""
-    sizes, shape, n_axes = batch.shape[2:], out.shape[2:], batch.ndim - 2
-    scaled = np.stack(matrices).astype(float)[:, :n_axes]
-    # Voxel index x becomes (2 x + 1) / size − 1: the grid's outermost half voxels end at −1 and 1.
-    scaled = scaled * (2 / np.array(sizes))[:, None]
-    scaled[:, :, -1] += 1 / np.array(sizes) - 1
-    rows = torch.tensor(scaled[:, ::-1].copy(), dtype=batch.dtype, device=batch.device)
-    per_axis = rows.view(len(rows), *[1] * n_axes, n_axes, n_axes + 1)
+    sizes, shape, n_axes = np.array(batch.shape[2:]), out.shape[2:], batch.ndim - 2
     planes = max(1, _GRID_VOXELS // max(1, len(batch) * int(np.prod(shape[1:]))))
-    axes = [torch.arange(size, dtype=batch.dtype, device=batch.device) for size in shape]
     for start in range(0, shape[0], planes):
-        part = slice(start, min(start + planes, shape[0]))
-        grid = per_axis[..., -1]
-        for axis, step in enumerate([axes[0][part], *axes[1:]]):
-            across = step.reshape([-1 if other == axis else 1 for other in range(n_axes)])
-            grid = grid + across[None, ..., None] * per_axis[..., axis]
+        stop = min(start + planes, shape[0])
+        box = np.array([stop - start, *shape[1:]])
+        corner = np.array([start, *[0] * (n_axes - 1)])
+        grid = affine_grid(_theta(matrices, sizes, box, corner, batch), [len(batch), 1, *box], align_corners=False)
         value = grid_sample(
             batch,
             grid,
@@ -194,6 +186,25 @@ def _resample_by_grid(
             align_corners=False,
         )
         if outside is not None:
-            inside = (grid.abs() <= 1).all(-1)[:, None]
-            value = torch.where(inside, value, outside.reshape(-1, *[1] * (batch.ndim - 1)))
-        out[:, :, part] = value
+            beyond = torch.linalg.vector_norm(grid, ord=float("inf"), dim=-1)[:, None] > 1
+            value = torch.where(beyond, outside.reshape(-1, *[1] * (batch.ndim - 1)), value)
+        out[:, :, start:stop] = value
+
+
+def _theta(
+    matrices: Sequence[np.ndarray], sizes: np.ndarray, box: np.ndarray, corner: np.ndarray, like: torch.Tensor
+) -> torch.Tensor:
+    """Give what `affine_grid` wants, last axis first: voxel index x of a grid of n voxels is (2 x + 1) / n − 1 there.
+
+    Args:
+        matrices: From output to input voxel indices.
+        sizes: Of the input.
+        box, corner: Size and first voxel of the part of the output that is made.
+        like: Gives type and device.
+    """
+    rows = np.stack(matrices).astype(float)[:, : len(sizes)]
+    linear = rows[:, :, :-1]
+    offset = rows[:, :, -1] + linear @ (corner + (box - 1) / 2)
+    scaled = np.concatenate([linear * (box / sizes[:, None]), ((2 * offset + 1) / sizes - 1)[:, :, None]], axis=2)
+    order = [*range(len(sizes) - 1, -1, -1), len(sizes)]
+    return on_device(scaled[:, ::-1][:, :, order].copy(), like)

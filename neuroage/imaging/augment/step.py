@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from neuroage.errors import DataError
+from neuroage.imaging.augment.parts import on_device
 from neuroage.imaging.augment.resample import move
 
 Parameters = dict[str, Any]
@@ -115,7 +116,7 @@ def _apply(step: Step, batch: torch.Tensor, parameters: Sequence[Parameters | No
         for index, drawn in chosen:
             step.change(batch[index : index + 1], [drawn], out[index : index + 1])
         return
-    rows = torch.tensor([index for index, _ in chosen], device=batch.device)
+    rows = on_device(np.array([index for index, _ in chosen]), batch, keep_type=True)
     part = work.index_select(0, rows)
     step.change(part, [drawn for _, drawn in chosen], part)
     out.index_copy_(0, rows, part.to(out.dtype))
@@ -143,4 +144,4 @@ def check_batch(batch: torch.Tensor, parameters: Sequence[Any]) -> None:
 
 def per_scan(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     """Give one number for each scan a shape that broadcasts against `like` (N, C, *spatial)."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, *[1] * (like.ndim - 1))
+    return on_device(np.asarray(values, dtype=float), like).reshape(-1, *[1] * (like.ndim - 1))
