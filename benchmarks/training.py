@@ -199,7 +199,7 @@ def measure_speed(recipe: Recipe, cohort: Cohort, split: Split, folder: Path, n_
             usual.train_epoch(epoch)
             times.append(time.perf_counter() - started)
         results.append(_row(f"usual loop, {workers} workers", times, len(rows)))
-    real, constant, precision = our_epochs(recipe, cohort, split, store, n_epochs)
+    real, constant, precision = our_epochs(recipe, cohort, split, store, 3 * n_epochs)
     results.append(_row(f"neuroage, {precision}", real, len(rows)))
     results.append(_row(f"neuroage, {precision}, one constant batch", constant, len(rows)))
     if precision != "fp32":

@@ -48,7 +48,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.pool, self.grid = pool, grid
+        self.pool, self.grid, self.n_outputs = pool, grid, n_outputs
         self.standardised = input_size is not None
         if input_size is not None:
             self.register_buffer("input_mean", torch.zeros(1, *input_size))
@@ -59,11 +59,6 @@ class Network(nn.Module):
             layers += [nn.Dropout(dropout), nn.Linear(n_features, width), nn.ReLU()]
             n_features = width
         self.head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(n_features, n_outputs))
-
-    @property
-    def n_outputs(self) -> int:
-        """Outputs a scan."""
-        return int(self.head[-1].out_features)
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, C, *spatial) → pooled features (B, F); sums over voxels are in float32."""

@@ -11,14 +11,14 @@ def evaluate_held_out(run: Run, set_name: str = "validation") -> Evaluation:
     """Score a run on held-out subjects of its split, with the mean predictor and ridge beside it.
 
     Args:
-        run: A complete run.
+        run: A run with predictions.
         set_name: "validation", or "test" where its split has a test set.
 
     Raises:
-        UsageError: The run is not complete.
+        UsageError: The run has no predictions yet.
         DataError: Its split has no such set.
     """
-    if not run.complete:
+    if not run.scored:
         raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
     about, recipe = run.about, run.recipe
     meta = {

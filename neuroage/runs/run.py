@@ -129,8 +129,13 @@ class Run:
         write_json(self._path("run.json"), {**before, **values})
 
     @property
+    def scored(self) -> bool:
+        """Whether its predictions are written; pages may be missing."""
+        return self.exists and self.about.get("status") in ("scored", "complete")
+
+    @property
     def complete(self) -> bool:
-        """Whether the training went to its end and its predictions are written."""
+        """Whether the training went to its end, and predictions and pages are written."""
         return self.exists and self.about.get("status") == "complete"
 
     @property

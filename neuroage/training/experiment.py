@@ -99,8 +99,9 @@ def _gather(parent: Run, members: Sequence[Run]) -> None:
     parent.save_predictions(pd.concat([member.predictions for member in members], ignore_index=True))
     tables = [member.baselines for member in members]
     parent.save_baselines({name: pd.concat([table[name] for table in tables], ignore_index=True) for name in tables[0]})
-    parent.update(status="complete", finished=now(), selected_on=members[0].about["selected_on"])
+    parent.update(selected_on=members[0].about["selected_on"], status="scored")
     write_run_pages(parent)
+    parent.update(finished=now(), status="complete")  # last: a complete run has everything
 
 
 def compare_modalities(

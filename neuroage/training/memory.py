@@ -175,12 +175,16 @@ def resident_bytes(prepare: Prepare, n_scans: int, free_bytes: int, device_type:
 
 
 def _convolution_backward(args: Any) -> int:
-    """Weights and their gradient in oneDNN's order, and what its dilated and reduced kernels copy of an image."""
+    """Weights and their gradient in oneDNN's order, and what its dilated and reduced kernels copy of an image.
+
+    For images narrower than the kernel each thread has four copies of the weights of its own.
+    """
     gradient, images, weights, dilation = args[0], args[1], args[2], args[6]
     narrow = any(size < kernel for size, kernel in zip(images.shape[2:], weights.shape[2:], strict=True))
     n_copies = 3 if images.dtype != torch.float32 else 2 * (max(dilation) > 1)
     in_order = gradient.is_contiguous(memory_format=MEMORY_FORMAT[images.ndim])
-    kernel = max(weights.nbytes * (4 if narrow else 2), weights.nbytes + n_copies * images.nbytes // len(images))
+    n_weights = 4 * min(torch.get_num_threads(), len(images)) if narrow else 2
+    kernel = max(weights.nbytes * n_weights, weights.nbytes + n_copies * images.nbytes // len(images))
     return int(kernel + (0 if in_order else gradient.nbytes))
 
 

@@ -54,8 +54,9 @@ def score(job: Job, fabric: Fabric, network: Network) -> None:
     records = (volume.record for volume in training_volumes)
     run.save_contract(InputContract.of(recipe.modality, recipe.prepare.spacing, recipe.prepare.size, records, ages))
     selected_on = SELECTED_ON.get(recipe.training.select, "validation")
-    run.update(selected_on=selected_on, finished=now(), status="complete")
+    run.update(selected_on=selected_on, status="scored")
     write_run_pages(run)
+    run.update(finished=now(), status="complete")  # last: a complete run has everything
     job.observer.finished(run)
 
 

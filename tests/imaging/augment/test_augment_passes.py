@@ -69,8 +69,8 @@ def test_compiled_steps_hold_no_field_and_no_grid_of_coordinates(name: str) -> N
 
 
 def test_off_the_cpu_kernels_a_batch_is_written_a_known_number_of_times() -> None:
-    """Double precision takes the road of a GPU: torch operations on the whole batch."""
+    """Double precision takes the road of a GPU: torch operations, here for one scan after the other."""
     batch = torch.rand(2, 1, *SHAPE, dtype=torch.float64)
-    most = {"bias_field": 4, "gamma": 4, "affine": 14}
+    most = {"bias_field": 9, "gamma": 7, "affine": 17}
     for name, n_writes in most.items():
         assert counted(pipeline(name), batch).written <= n_writes, name
