@@ -80,7 +80,7 @@ def assert_same_predictions(one: Run, other: Run) -> None:
 
 def kill_all(word: str) -> None:
     """Kill every process with a word in its command line: the children have sessions of their own."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, encoding="utf-8", check=True)
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, encoding="utf-8", check=True)
     found = [int(line.split()[0]) for line in listed.stdout.splitlines() if word in line.split()]
     assert len(found) >= 3
     for pid in found:
