@@ -133,8 +133,11 @@ def contests(batch: torch.Tensor) -> dict[str, dict[str, Callable[[], Any]]]:
         our_pipeline([n for n in ORDER if n != "bias_field"]),
     )
 
+    # Memory of its own for each scan: TorchIO copies what it is given with all that it is a part of.
+    scans = [scan.clone() for scan in batch]
+
     def each(transform: Callable[[torch.Tensor], Any]) -> Callable[[], Any]:
-        return lambda: [transform(scan) for scan in batch]
+        return lambda: [transform(scan) for scan in scans]
 
     fields = [COEFFICIENTS] * len(batch)
     return {

@@ -29,7 +29,7 @@ SCRIPTS: dict[str, tuple[list[str], list[str]]] = {  # name → arguments, argum
     "reading": ([], []),
     "training": (["--accuracy"], ["--quick", "--scans", "16"]),
     "memory": ([], ["--quick"]),
-    "planning": ([], ["--quick"]),
+    "planning": (["--quick"], ["--quick"]),
     "scale": ([], ["--scans", "1000", "10000"]),
 }
 Row = tuple[str, str, float, float, str]  # stage, what, wanted, measured, at_least or at_most

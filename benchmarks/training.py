@@ -288,7 +288,7 @@ def main() -> None:
             "speed": measure_speed(recipe, few, short, folder, 1 if options.quick else options.epochs),
         }
         if options.accuracy:
-            content["accuracy"] = measure_accuracy(cohort, split, folder, 10 if options.quick else 30, 3)
+            content["accuracy"] = measure_accuracy(cohort, split, folder, 6 if options.quick else 12, 3)
     if options.json:
         write_json(options.json, content)
 

@@ -34,7 +34,8 @@ def learn(job: Job) -> tuple[Fabric, Network]:
 
     Raises:
         Interrupted: A signal asked to stop; the state is saved.
-        InfeasibleError: Not even the smallest plan fits.
+        InfeasibleError: Not even the smallest plan fits, or memory ran out in one of several processes, which cannot
+            tell the others in the middle of a step; resuming then takes the smaller plan.
         DataError: The training diverged.
     """
     recipe, task = job.recipe, job.task
@@ -57,13 +58,19 @@ def learn(job: Job) -> tuple[Fabric, Network]:
             try:
                 return fabric, fit(trainee)
             except Exception as error:
-                if not is_out_of_memory(error) or fabric.world_size > 1:
+                if not is_out_of_memory(error):
                     raise
+            plan = _smaller(job, plan, network)
+            if fabric.world_size > 1:
+                raise InfeasibleError(
+                    f"Memory ran out in process {fabric.global_rank} of {fabric.world_size}",
+                    fix=f"Continue with --resume: from the last saved state, with {plan.words}.",
+                )
             network.zero_grad(set_to_none=True)
             gc.collect()  # here the failed step's frames are gone, and its tensors with them
             if fabric.device.type == "cuda":
                 torch.cuda.empty_cache()
-            plan = _smaller(job, plan, network)
+            job.observer.note(f"Memory ran out: going on from the last saved state with {plan.words}.")
             trainee.recipe = resolved(recipe, plan)
 
 
@@ -116,7 +123,6 @@ def _smaller(job: Job, plan: Plan, network: Network) -> Plan:
             f"Memory ran out with one scan at a time and recompute: {plan.recompute}",
             fix="Raise prepare.spacing_mm, choose a smaller backbone, or see `neuroage plan`.",
         )
-    job.observer.note(f"Memory ran out: going on from the last saved state with {smaller.words}.")
     job.run.update(plan=smaller.to_dict())
     return smaller
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from neuroage.models.network import Network
+from neuroage.training.devices import is_out_of_memory
 from neuroage.training.inference import MEMORY_FORMAT
 
 WORTH_IT = 0.9  # a reduced format must take at most this share of the fp32 time to be chosen
@@ -37,12 +38,9 @@ def choose_precision(network: Network, shape: tuple[int, ...], device: torch.dev
     state = {name: value.clone() for name, value in network.state_dict().items()}
     training = network.training
     network.train()
-    layout = MEMORY_FORMAT[len(shape)]
-    network.to(memory_format=layout)  # as it will be trained: reduced formats are fast in this one only
+    network.to(memory_format=MEMORY_FORMAT[len(shape)])  # as trained: reduced formats are fast in this one only
     try:
-        size = shape[2:] if network.standardised else _affordable_size(network, shape, device)
-        images = _blobs(shape, size).to(device, memory_format=layout)
-        seconds, gradient = _probe(network, images, None)
+        images, seconds, gradient = _in_fp32(network, shape, device)
         for name, dtype in reduced.items():
             try:
                 reduced_seconds, reduced_gradient = _probe(network, images, dtype, give_up_after=3 * seconds)
@@ -56,6 +54,21 @@ def choose_precision(network: Network, shape: tuple[int, ...], device: torch.dev
         network.load_state_dict(state)
         network.train(training)
         network.zero_grad(set_to_none=True)
+
+
+def _in_fp32(
+    network: Network, shape: tuple[int, ...], device: torch.device
+) -> tuple[torch.Tensor, float, torch.Tensor]:
+    """Probe in fp32 on volumes as large as time and memory allow; gives them, the seconds, and the gradient."""
+    size = list(shape[2:]) if network.standardised else _affordable_size(network, shape, device)
+    while True:
+        try:
+            images = _blobs(shape, size).to(device, memory_format=MEMORY_FORMAT[len(shape)])
+            return images, *_probe(network, images, None)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or network.standardised or max(size) <= SMALL:
+                raise
+        size = [max(n // 2, min(n, SMALL)) for n in size]
 
 
 def _affordable_size(network: Network, shape: tuple[int, ...], device: torch.device) -> list[int]:

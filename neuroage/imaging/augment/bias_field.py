@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from neuroage.errors import DataError
-from neuroage.imaging.augment.parts import apart, on_device, run_lines
+from neuroage.imaging.augment.parts import apart, on_device, run_here, run_lines, run_parts
 from neuroage.imaging.augment.ranges import Range, axis_pairs, draw_uniform
 from neuroage.imaging.augment.step import Parameters, Step
 
@@ -110,9 +110,18 @@ def multiply_by_field(
     """
     shape = source.shape[2:]
     if source.device.type == "cpu" and source.dtype == out.dtype == torch.float32 and out.is_contiguous():
-        for index, tensor in enumerate(_coefficient_tensor(coefficients, order, len(shape))):
-            base = 0.0 if floor is None else float(floor[index])
-            _multiply_image(source[index], _line_polynomials(tensor, order, shape), base, out[index])
+        tensors, bases = _coefficient_tensor(coefficients, order, len(shape)), [0.0] * len(source)
+        if floor is not None:
+            bases = floor.flatten().tolist()
+
+        def multiply(index: int, run: Callable[..., None]) -> None:
+            _multiply_image(source[index], tensors[index], bases[index], out[index], run)
+
+        if len(source) >= torch.get_num_threads():  # a scan for each thread: they meet once a batch
+            run_parts(lambda index, room: multiply(index, run_here), range(len(source)), joins=True)
+        else:
+            for index in range(len(source)):
+                multiply(index, run_lines)
         return
     # On a GPU the first axis is left for the voxels: one matrix product makes the whole field.
     tensor = _coefficient_tensor(coefficients, order, len(shape))
@@ -127,21 +136,24 @@ def multiply_by_field(
         torch.mul(source - floor, factor, out=out).add_(floor)
 
 
-def _multiply_image(source: torch.Tensor, polynomials: np.ndarray, floor: float, out: torch.Tensor) -> None:
-    """Multiply one image (C, …) line by line; field = 2 ** polynomial."""
+def _multiply_image(
+    source: torch.Tensor, tensor: np.ndarray, floor: float, out: torch.Tensor, run: Callable[..., None]
+) -> None:
+    """Multiply one image (C, …) line by line, by 2 to the power of a polynomial; `run` goes over the lines."""
     from neuroage.imaging.augment.cpu_kernels import WIDTH, multiply_lines
 
-    n_voxels = source.shape[-1]
-    places = np.zeros(-(-n_voxels // WIDTH) * WIDTH, dtype=np.float32)
-    places[:n_voxels] = _basis(n_voxels, 1)[:, 1]
-    images, results = (each.view(len(each), -1, n_voxels).numpy() for each in (source.detach(), out))
+    shape = source.shape[1:]
+    polynomials = _line_polynomials(tensor, len(tensor) - 1, shape)
+    places = np.zeros(-(-shape[-1] // WIDTH) * WIDTH, dtype=np.float32)
+    places[: shape[-1]] = _basis(shape[-1], 1)[:, 1]
+    images, results = (each.view(len(each), -1, shape[-1]).numpy() for each in (source.detach(), out))
 
     def multiply(part: slice) -> None:
         for image, result in zip(images, results, strict=True):
             alone = apart(image[part], result)
             multiply_lines(alone, polynomials[part], places, np.float32(floor), result[part])
 
-    run_lines(multiply, images.shape[1:])
+    run(multiply, images.shape[1:])
 
 
 def _line_polynomials(tensor: np.ndarray, order: int, shape: Sequence[int]) -> np.ndarray:

@@ -105,6 +105,13 @@ def run_lines(work: Callable[[slice], None], shape: Sequence[int]) -> None:
     run_parts(lambda part, room: work(part), parts, joins=True)
 
 
+def run_here(work: Callable[[slice], None], shape: Sequence[int]) -> None:
+    """Do what `run_lines` does in this thread alone, in parts that fit the cache."""
+    n_lines, step = math.prod(shape[:-1]), max(1, _LARGEST_PART // max(shape[-1], 1))
+    for start in range(0, n_lines, step):
+        work(slice(start, min(start + step, n_lines)))
+
+
 def apart(values: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Give `values`, copied when it shares memory with `other`: kernels are fast on memory of their own only."""
     return values.copy() if np.may_share_memory(values, other) else values
