@@ -9,19 +9,15 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, Strategy
 
-if TYPE_CHECKING:
-    from neuroage.training.plan import Plan
-
 FABRIC_NAMES = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 LONGEST_WAIT = timedelta(days=2)  # one process may prepare scans for hours while the others wait
-KEPT_TO_PEAK = 2.0  # what kept memory may come to, as a multiple of the planned peak
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), glibc
 DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536  # mallopt(3)
 CPU_WORDS = ("DefaultCPUAllocator", "not enough memory")  # how torch says it on a CPU (c10/core/impl/alloc_cpu.cpp)
@@ -59,16 +55,15 @@ def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def kept_memory(device: torch.device, plan: Plan) -> Iterator[None]:
+def kept_memory(device: torch.device, *, wanted: bool) -> Iterator[None]:
     """Let memory that is freed be taken again by what follows, instead of going back to the system and coming anew.
 
     A step frees and takes volumes of some hundred megabytes by the dozen. By default each goes back to the system,
     which hands it out again page by page, cleared: nearly half of the time of a step of SFCN on two cores. What is kept
-    has gaps, up to 0.8 of the peak there (both measured), so it is done only where twice the peak fits. Nothing is done
-    on GPUs, whose allocator keeps memory anyway, and where the C library is not glibc.
+    has gaps, up to 0.8 of the peak there (both measured), so it is wanted only where twice the peak fits. Nothing is
+    done on GPUs, whose allocator keeps memory anyway, and where the C library is not glibc.
     """
-    has_room = plan.peak_bytes is not None and KEPT_TO_PEAK * plan.peak_bytes <= plan.budget_bytes
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc" or not has_room:
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc" or not wanted:
         yield
         return
     library = ctypes.CDLL(None)

@@ -83,7 +83,7 @@ def epoch_seconds(
         budget_seconds: What the probe may take.
         clock: Gives seconds; `time.process_time` counts what this process computes, on a machine that others use too.
     """
-    with kept_memory(make_fabric(plan.precision).device, plan):
+    with kept_memory(make_fabric(plan.precision).device, wanted=plan.has_room):
         return _probed(recipe, plan, n_scans, budget_seconds, clock)
 
 

@@ -50,7 +50,7 @@ def learn(job: Job) -> tuple[Fabric, Network]:
     if recipe.standardise == "voxelwise":
         set_standardisation(network, job.volumes("train"))
     fabric, plan = _settle(job, fabric, network)
-    with kept_memory(fabric.device, plan), stop_on_signals() as should_stop:
+    with kept_memory(fabric.device, wanted=plan.has_room), stop_on_signals() as should_stop:
         trainee = _trainee(job, fabric, network, plan)
         trainee.should_stop = should_stop
         _announce(job, trainee, plan)

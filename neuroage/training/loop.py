@@ -191,11 +191,11 @@ def _step(trainee: Trainee, learner: Learner, images: Tensor, targets: Tensor, n
     images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
     sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     learner.optimiser.zero_grad(set_to_none=True)
-    n_parts = min(optim.accumulate, len(images))
+    n_parts, shared = min(optim.accumulate, len(images)), fabric.world_size > 1
     for number, (part, part_targets) in enumerate(
         zip(images.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True)
     ):
-        with fabric.no_backward_sync(learner.network, enabled=number < n_parts - 1):
+        with fabric.no_backward_sync(learner.network, enabled=shared and number < n_parts - 1):
             outputs = learner.network(part)
             loss = task.loss(outputs, part_targets)
             # Gradients are averaged over processes, whose parts may differ by a scan.

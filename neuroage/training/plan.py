@@ -63,6 +63,11 @@ class Plan:
         return -(-self.share // self.accumulate)
 
     @property
+    def has_room(self) -> bool:
+        """Whether twice the peak fits: enough for freed memory to be kept, gaps and all."""
+        return self.peak_bytes is not None and 2 * self.peak_bytes <= self.budget_bytes
+
+    @property
     def words(self) -> str:
         """The plan in a few words."""
         parts = f" in {self.accumulate} parts" if self.accumulate > 1 else ""
