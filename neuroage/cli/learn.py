@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,11 +20,9 @@ from neuroage.cli.options import (
     load_cohort,
     load_recipe,
     load_split,
+    modality_of,
     open_store,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class Held(str, Enum):
@@ -72,7 +70,7 @@ def train(
     cohort = load_cohort(data)
     made = load_split(split, cohort)
     overrides = [*(set_ or []), *([f"training.precision={precision}"] if precision else [])]
-    recipe = load_recipe(config, modality or _modality_of(config), overrides)
+    recipe = load_recipe(config, modality or modality_of(config), overrides)
     from neuroage.training.experiment import member_name, train_members
 
     chosen = [fold] if fold is not None else list(range(folds or 1))
@@ -97,15 +95,6 @@ def train(
         return
     _tell_evaluation(evaluation)
     out.print(f"Page: {run.folder / 'evaluation.html'}")
-
-
-def _modality_of(config: str | None) -> str:
-    if config is None:
-        return "t1"
-    from neuroage.runs.recipe import Recipe
-    from neuroage.runs.shipped import find_recipe
-
-    return Recipe.load(find_recipe(config)).modality
 
 
 def _tell_evaluation(evaluation: dict[str, Any]) -> None:

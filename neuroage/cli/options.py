@@ -88,6 +88,16 @@ def load_recipe(config: str | None, modality: str, overrides: list[str] | None) 
     return Recipe.load(find_recipe(config), [f"modality={modality}", *(overrides or [])])
 
 
+def modality_of(config: str | None) -> str:
+    """Give the modality that a recipe names; t1 without a recipe."""
+    if config is None:
+        return "t1"
+    from neuroage.runs.recipe import Recipe
+    from neuroage.runs.shipped import find_recipe
+
+    return Recipe.load(find_recipe(config)).modality
+
+
 def _has_gpu() -> bool:
     import torch
 

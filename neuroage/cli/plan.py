@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroage.cli.options import AsJson, Config, Set, load_cohort, load_recipe, load_split
+from neuroage.cli.options import AsJson, Config, Set, load_cohort, load_recipe, load_split, modality_of
 from neuroage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def plan(
     size = None if device_memory is None else parse_size(device_memory)
     from neuroage.cli.screen import print_json
 
-    recipe = load_recipe(config, modality or _modality_of(config), set_)
+    recipe = load_recipe(config, modality or modality_of(config), set_)
     n_scans = scans or (_count(recipe, data, split) if data or split else N_SCANS)
     made, device = _plan(recipe, n_scans, size, probe=not no_probe)
     times = _time(recipe, made, n_scans) if made.fits and not no_probe else None
@@ -91,15 +91,6 @@ def parse_size(text: str) -> int:
     if n_bytes < 1 << 20:
         raise UsageError(f"--device-memory {text}", expected="a size of at least 1 MiB, such as 8GiB, 8GB or 512MiB")
     return n_bytes
-
-
-def _modality_of(config: str | None) -> str:
-    if config is None:
-        return "t1"
-    from neuroage.runs.recipe import Recipe
-    from neuroage.runs.shipped import find_recipe
-
-    return Recipe.load(find_recipe(config)).modality
 
 
 def _count(recipe: Recipe, data: Path | None, split: Path | None) -> int:
