@@ -67,10 +67,9 @@ class VolumeSet:
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """Give prepared intensities of some scans, shape (B, C, *spatial), float32, on the device."""
-        if self._stored is None:
-            return self._scaled(self._read(indices), indices)
-        positions = torch.as_tensor(np.asarray(indices), device=self.device)
-        return self._scaled(self._stored.index_select(0, positions), indices)
+        positions = self._positions(indices)
+        stored = self._read(indices) if self._stored is None else self._stored.index_select(0, positions)
+        return self._scaled(stored, positions)
 
     def batches(self, plan: Iterable[Sequence[int] | np.ndarray]) -> Iterator[Tensor]:
         """Give one batch after the other; a streamed one is read while the last is being used."""
@@ -78,7 +77,7 @@ class VolumeSet:
             yield from map(self.batch, plan)
         else:
             for indices, stored in read_ahead(lambda indices: (indices, self._read(indices)), plan):
-                yield self._scaled(stored, indices)
+                yield self._scaled(stored, self._positions(indices))
 
     def _fits(self) -> bool:
         limit = RESIDENT_SHARE * free_memory(self.device)
@@ -104,8 +103,10 @@ class VolumeSet:
             read_values(self.volumes[index].file, self._layout, target)
         return stored
 
-    def _scaled(self, stored: Tensor, indices: Sequence[int] | np.ndarray) -> Tensor:
-        positions = torch.as_tensor(np.asarray(indices), device=self.device)
+    def _positions(self, indices: Sequence[int] | np.ndarray) -> Tensor:
+        return torch.from_numpy(np.asarray(indices)).to(self.device, non_blocking=True)
+
+    def _scaled(self, stored: Tensor, positions: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (stored.ndim - 1)
         values = stored.to(self.device, non_blocking=True).float()
         return values.mul_(self._scale[positions].view(shape)).add_(self._offset[positions].view(shape))

@@ -112,7 +112,9 @@ def read_values(file: str, layout: Layout, target: np.ndarray) -> None:
     try:
         with open(file, "rb", buffering=0) as handle:
             same = handle.readinto(header) == len(header) and header == layout.header
-            n_read = handle.readinto(target.data.cast("B")) if same else 0
+            rest, n_read = target.data.cast("B"), 0
+            while same and (n := handle.readinto(rest[n_read:])):  # a network file system may give less than asked for
+                n_read += n
     except OSError as error:
         raise _unreadable(file, str(error)) from error
     if not same:

@@ -22,9 +22,6 @@ Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=4, le=1024)]
 
 
-AUTO_BATCH = 8  # scans a step and device for `batch_size: auto`, as Peng 2021 (doi:10.1016/j.media.2020.101871)
-
-
 class Section(BaseModel):
     """A part of the recipe: unknown keys are refused, values never change after reading."""
 

@@ -24,6 +24,7 @@ from neuroage.runs.run import Run
 from neuroage.training.augmentation import build_augmentation
 from neuroage.training.devices import kept_memory, make_fabric
 from neuroage.training.inference import MEMORY_FORMAT
+from neuroage.training.loop import learn_from
 from neuroage.training.mixup import draw_mixture, mix
 from neuroage.training.plan import Plan
 from neuroage.training.state import Learner, State
@@ -148,8 +149,12 @@ class Probe:
     """
 
     def __init__(self, recipe: Recipe, plan: Plan, n_scans: int, size: tuple[int, ...]) -> None:
-        self.recipe = recipe.updated(f"prepare.size={list(size)}", f"training.recompute={plan.recompute}")
         self.n_parts = -(-n_scans // plan.scans_at_once)
+        self.recipe = recipe.updated(
+            f"prepare.size={list(size)}",
+            f"training.recompute={plan.recompute}",
+            f"optim.accumulate={self.n_parts}",
+        )
         self.task = build_task(recipe)
         ages = pd.DataFrame({"age": np.linspace(20.0, 80.0, n_scans)})
         self.task.fit(ages)
@@ -187,7 +192,10 @@ class Probe:
             own = torch.arange(len(images), device=images.device)
             partners = torch.from_numpy(mixture[1]).to(images.device)
             images, targets = (mix(values, own, partners, mixture[0]) for values in (images, targets))
-        self._learn(images.contiguous(memory_format=MEMORY_FORMAT[images.ndim]), targets)
+        self.learner.network.train()
+        learn_from(self.learner, self.recipe, self.task, images, targets, n_all=len(images))
+        self.n_steps += 1
+        self.learner.follow(self.n_steps)
         self._wait()
 
     def scoring_seconds(self, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -213,23 +221,6 @@ class Probe:
 
     def _images(self) -> Tensor:
         return self.stored.float().mul_(3 / 255)
-
-    def _learn(self, images: Tensor, targets: Tensor) -> None:
-        learner, optim = self.learner, self.recipe.optim
-        learner.network.train()
-        learner.optimiser.zero_grad(set_to_none=True)
-        for part, part_targets in zip(
-            images.tensor_split(self.n_parts), targets.tensor_split(self.n_parts), strict=True
-        ):
-            loss = self.task.loss(learner.network(part), part_targets)
-            self.fabric.backward(loss * (len(part) / len(images)))
-        if optim.clip_norm:
-            self.fabric.clip_gradients(
-                learner.network, learner.optimiser, max_norm=optim.clip_norm, error_if_nonfinite=False
-            )
-        learner.optimiser.step()
-        self.n_steps += 1
-        learner.follow(self.n_steps)
 
     def _wait(self) -> None:
         if self.fabric.device.type == "cuda":

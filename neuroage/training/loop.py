@@ -138,7 +138,8 @@ def _train_epoch(trainee: Trainee, learner: Learner, state: State) -> None:
         torch.manual_seed(_dropout_seed(recipe, state, fabric.global_rank))
         if trainee.augment is not None:
             images, _ = trainee.augment(images, [(state.epoch, int(position)) for position in step.scans])
-        sums += _step(trainee, learner, *_mixed(step, images, trainee.train.targets), n_all=step.n_all)
+        images, targets = _mixed(step, images, trainee.train.targets)
+        sums += learn_from(learner, recipe, trainee.task, images, targets, n_all=step.n_all)
         state.step, state.n_steps = state.step + 1, state.n_steps + 1
         learner.follow(state.n_steps)
         trainee.on_step(state.epoch, state.step, n_steps)
@@ -185,9 +186,17 @@ def _plateau_scores(trainee: Trainee, state: State) -> list[float]:
     return [row[watched] for row in state.history]
 
 
-def _step(trainee: Trainee, learner: Learner, images: Tensor, targets: Tensor, n_all: int) -> Tensor:
-    """One step of the optimiser; gives the sums of losses and errors, (2,), still on the device."""
-    optim, fabric, task = trainee.recipe.optim, trainee.fabric, trainee.task
+def learn_from(learner: Learner, recipe: Recipe, task: Task, images: Tensor, targets: Tensor, *, n_all: int) -> Tensor:
+    """Do one step of the optimiser; gives the sums of losses and errors, (2,), still on the device.
+
+    Args:
+        learner: Network and optimiser.
+        recipe: Its parts of a batch and clipping.
+        task: Loss and errors.
+        images, targets: This process's scans of the batch, on the device.
+        n_all: Scans of the batch over all processes.
+    """
+    optim, fabric = recipe.optim, learner.fabric
     images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
     sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     learner.optimiser.zero_grad(set_to_none=True)

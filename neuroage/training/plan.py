@@ -11,9 +11,10 @@ from torch import nn
 
 from neuroage.imaging.batches import free_memory
 from neuroage.models.recompute import LEVELS, recompute_levels
-from neuroage.runs.recipe import AUTO_BATCH, Recipe
+from neuroage.runs.recipe import Recipe
 from neuroage.training.memory import MemoryEstimate, memory_bound, peak_memory, resident_bytes
 
+AUTO_BATCH = 8  # scans a step and device for `batch_size: auto`, as Peng 2021 (doi:10.1016/j.media.2020.101871)
 BUDGET_SHARE = 0.9  # of the free memory; the estimate may be 10 % low, and allocators leave gaps
 UNTRACEABLE = (RuntimeError, AssertionError, NotImplementedError)  # what fake tensors raise
 FEWEST_STEPS = 4  # an epoch of a small cohort has at least this many, as far as two scans a step allow

@@ -29,16 +29,16 @@ class Notes(Observer):
 def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, *, after: int, until: Any) -> list[int]:
     """Let steps fail, from the one after `after`, as a full device does, until the recipe is small enough."""
     steps: list[int] = []
-    step = loop._step
+    step = loop.learn_from
 
-    def failing(trainee: Any, *arguments: Any, **named: Any) -> Any:
-        steps.append(trainee.recipe.optim.accumulate)
-        if len(steps) > after and not until(trainee.recipe):
-            trainee.network.head[-1].weight.data.add_(1.0)  # whatever a broken step has left behind
+    def failing(learner: Any, recipe: Recipe, *arguments: Any, **named: Any) -> Any:
+        steps.append(recipe.optim.accumulate)
+        if len(steps) > after and not until(recipe):
+            learner.bare.head[-1].weight.data.add_(1.0)  # whatever a broken step has left behind
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        return step(trainee, *arguments, **named)
+        return step(learner, recipe, *arguments, **named)
 
-    monkeypatch.setattr(loop, "_step", failing)
+    monkeypatch.setattr(loop, "learn_from", failing)
     return steps
 
 
@@ -86,7 +86,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
     def broken(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(loop, "_step", broken)
+    monkeypatch.setattr(loop, "learn_from", broken)
     with pytest.raises(RuntimeError, match="something else"):
         train(recipe, cohort, split, tmp_path / "run", store=store)
 
