@@ -38,14 +38,20 @@ NOT_LISTED = ("apply_transform", "model_post_init")  # called by TorchIO and pyd
 
 # What a reader of python.md meets, in the order of a scan's way: heading → module → names.
 LISTED: dict[str, dict[str, tuple[str, ...]]] = {
-    "Who": {"neuroage": ("Cohort", "Scan", "Split", "uniform_age_split", "stratified_age_split", "read_split")},
+    "Who": {"neuroage": ("Cohort", "Scan", "Split", "uniform_age_split", "stratified_age_split", "read_split"),
+            "neuroage.cohort.parts": ("Part", "all_parts")},
     "Models": {"neuroage": ("AgeRegressor", "load")},
     "What it means": {
         "neuroage": ("evaluate", "compare_models"),
         "neuroage.analysis": ("Evaluation", "Comparison", "write_evaluation", "write_comparison", "age_metrics",
                               "paired_difference", "smallest_detectable_difference", "loss_curves"),
     },
-    "What a training leaves": {"neuroage": ("Recipe", "Run"), "neuroage.runs.contract": ("InputContract",)},
+    "What a training leaves": {
+        "neuroage": ("Recipe", "Run"),
+        "neuroage.runs.contract": ("InputContract",),
+        "neuroage.runs.calibration": ("calibrate", "read_calibration", "read_population"),
+        "neuroage.analysis": ("Calibration",),
+    },
     "Pixels": {
         "neuroage.imaging.read": ("read", "Volume"),
         "neuroage.imaging.prepare": ("prepare", "prepare_file", "Prepared"),
@@ -60,7 +66,9 @@ LISTED: dict[str, dict[str, tuple[str, ...]]] = {
     "Training": {
         "neuroage.training.train": ("train",),
         "neuroage.training.experiment": ("train_members", "compare_modalities", "compare_runs"),
+        "neuroage.training.check": ("check",),
         "neuroage.training.predict": ("predict", "evaluate_on"),
+        "neuroage.training.selftest": ("selftest",),
         "neuroage.training.observer": ("Observer",),
     },
     "Errors": {"neuroage.errors": ("NeuroageError", "UsageError", "DataError", "InfeasibleError", "RefusedError")},
@@ -144,18 +152,20 @@ def recipe_page() -> str:
              "wrong types and bad ranges are reported together, each with its line. `--set optim.lr=1e-4` changes one "
              "value; numbers in a key count list entries from 0, as in `--set augment.0.p=0.2`.\n"]  # fmt: skip
     parts += ["## Top level\n", table(["key", "value", "default", "meaning"], _model_rows(recipe.Recipe, ""))]
-    for section in ("prepare", "head", "optim", "training", "predict"):
+    for section in ("prepare", "head", "finetune", "optim", "training", "predict"):
         model = typing.get_type_hints(recipe.Recipe)[section]
         parts += [f"## {section}\n", said_by(model) + "\n"]
         parts += [table(["key", "value", "default", "meaning"], _model_rows(model, f"{section}."))]
         if section == "prepare":
-            parts += ["### prepare.binning\n", said_by(recipe.Binning) + "\n"]
-            parts += [table(["key", "value", "default", "meaning"], _model_rows(recipe.Binning, "prepare.binning."))]
+            for name, inner in (("binning", recipe.Binning), ("histogram", recipe.Histogram)):
+                parts += [f"### prepare.{name}\n", said_by(inner) + "\n"]
+                parts += [table(["key", "value", "default", "meaning"], _model_rows(inner, f"prepare.{name}."))]
     parts += ["## Backbones\n", "`backbone: {name: cnn, n_blocks: 4}` takes the options of that backbone.\n"]
     for name in backbones():
         build = backbone_builder(name)
         module = sys.modules[build.__module__]
-        parts += [f"### backbone: {name}\n", f"{first_line(module)}\n", _options(build, (*GIVEN, "weights"))]
+        without = GIVEN if hasattr(module, "check_weights") else (*GIVEN, "weights")
+        parts += [f"### backbone: {name}\n", f"{first_line(module)}\n", _options(build, without)]
     parts += ["## Tasks\n", "`task: {name: soft_label_age, sigma_years: 2}` takes the options of that task.\n"]
     for name in tasks():
         kind = importlib.import_module(f"neuroage.models.tasks.{name}").TASK

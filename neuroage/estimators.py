@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import UsageError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from neuroage.analysis import Evaluation
     from neuroage.imaging.store import Store
     from neuroage.training.observer import Observer
+
+Inputs: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Cohort"
 
 # Keyword arguments that are short for a key of the recipe.
 SHORT = {
@@ -155,21 +157,44 @@ class AgeRegressor:
         )
         return self
 
-    def predict(self, inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Cohort) -> pd.DataFrame:
-        """Predict the age of scans.
+    def predict(self, inputs: Inputs, *, force: bool = False) -> pd.DataFrame:
+        """Predict the age of scans; each is checked first.
 
         Args:
             inputs: Image files, DICOM folders, folders of a known layout, tables, or a cohort.
+            force: Predict refused scans too.
 
         Returns:
-            One row a scan: scan_id, subject_id, age (where known), predicted_age (years), gap, concerns in words.
+            One row a scan: scan_id, subject_id, age (where known), predicted_age (years; NaN where refused), gap,
+            verdict (ok, warn, refuse), concerns in words, and how near training scans are.
+
+        Raises:
+            RefusedError: The prediction of every scan would be meaningless.
         """
-        from neuroage.training.predict import gather_scans, predict
+        from neuroage.training.predict import predict
+
+        return predict(self.run, self._gather(inputs), store=self._open_store(), force=force).table
+
+    def check(self, inputs: Inputs) -> pd.DataFrame:
+        """Compare scans with those that the model was trained on, without predicting them.
+
+        Args:
+            inputs: As in `predict`.
+
+        Returns:
+            One row a scan: scan_id, path, verdict (ok, warn, refuse), concerns in words with what to do.
+        """
+        from neuroage.training.check import check
+
+        return check(self.run, self._gather(inputs), store=self._open_store())[0]
+
+    def _gather(self, inputs: Inputs) -> Cohort:
+        from neuroage.training.predict import gather_scans
 
         if isinstance(inputs, (str, os.PathLike)):
             inputs = [inputs]
         cohort = inputs if isinstance(inputs, Cohort) else gather_scans(inputs, self.recipe.modality)
-        return predict(self.run, cohort.select(modality=self.recipe.modality), store=self._open_store()).table
+        return cohort.select(modality=self.recipe.modality)
 
     def evaluate(self, cohort: Cohort | None = None) -> Evaluation:
         """Score the model, with the mean predictor and ridge beside it.

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuroage.analysis.calibration import Calibration, fit_calibration
     from neuroage.analysis.compare import Comparison, compare_models
     from neuroage.analysis.curves import loss_curves, overfitting_onset, overlay_curves
     from neuroage.analysis.evaluation import Evaluation, evaluate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Loaded on first use, so that the command line starts without pandas and matplotlib.
 _HOMES = {
+    "calibration": ("Calibration", "fit_calibration"),
     "compare": ("Comparison", "compare_models"),
     "curves": ("loss_curves", "overfitting_onset", "overlay_curves"),
     "evaluation": ("Evaluation", "evaluate"),
@@ -36,12 +38,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "Evaluation",
     "age_metrics",
     "compare_models",
     "describe_metric",
     "evaluate",
+    "fit_calibration",
     "loss_curves",
     "mean_interval",
     "metric_intervals",

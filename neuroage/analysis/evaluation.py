@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from neuroage.analysis.calibration import Calibration
 from neuroage.analysis.formatting import format_figure, label_of
 from neuroage.analysis.scores import Scores, add_gaps, describe_ages, score_decades, score_model, score_pair
 from neuroage.analysis.subjects import BASELINE, MODEL, align
+from neuroage.analysis.uncertainty import calibrate_subjects, score_calibration, score_own_spread
 from neuroage.analysis.verdict import baseline_sentence
 from neuroage.errors import UsageError
 
@@ -23,11 +26,16 @@ class Evaluation(Scores):
         name: The model's name, a key of `models`.
         n_scans: Scans behind the subjects.
         given: Name to the subjects that each table had; all figures are on the shared ones.
+        calibration: Coverage of the intervals, and figures corrected for age bias, beside the raw ones in `models`;
+            empty without a calibration.
+        own_spread: How often the real age lies within the spread that the model itself predicts; empty without one.
     """
 
     name: str = "model"
     n_scans: int = 0
     given: dict[str, int] | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    own_spread: dict[str, Any] = field(default_factory=dict)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -37,7 +45,8 @@ class Evaluation(Scores):
     def to_dict(self) -> dict[str, Any]:
         """Give every figure under its key; what evaluation.json holds and the page shows."""
         own = {"name": self.name, "n_scans": self.n_scans, "given": self.given or {}}
-        return {**own, **super().to_dict()}
+        uncertainty = {"calibration": self.calibration, "own_spread": self.own_spread}
+        return {**own, **super().to_dict(), **uncertainty}
 
 
 def evaluate(
@@ -48,6 +57,8 @@ def evaluate(
     *,
     name: str = "model",
     meta: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
+    across: bool = False,
 ) -> Evaluation:
     """Score a model on its held-out subjects, beside the baselines, with intervals and paired differences.
 
@@ -61,6 +72,10 @@ def evaluate(
         name: What the model is called in tables and on the page.
         meta: Kept with the figures. `selected_on="validation"` puts a notice on the page that the figure was chosen
             there.
+        calibration: Of the model; its intervals and corrected figures are then scored beside the raw ones, which stay
+            the headline.
+        across: The scored subjects are those on whom the calibration was fitted: each is then treated by a fit on
+            others.
 
     Returns:
         The evaluation; `to_dict()` and `table` hold the figures, ages in years.
@@ -81,12 +96,20 @@ def evaluate(
         for other, kind in kinds.items()
     }
     pairs = [score_pair(age, predicted, name, other, seed) for other, kind in kinds.items() if kind == BASELINE]
+    subjects = add_gaps(aligned.table, list(kinds))
+    calibrated: dict[str, Any] = {}
+    if calibration:
+        subjects = subjects.join(calibrate_subjects(subjects, name, calibration, across=across))
+        calibrated = score_calibration(subjects, calibration, across=across, seed=seed)
+    spread = _own_spread(aligned.rows[name])
+    if spread is not None:
+        subjects["predicted_age_std"] = subjects["subject_id"].map(spread)
     return Evaluation(
         models=models,
         pairs=pairs,
         decades=score_decades(aligned.table, list(kinds)),
         ages=describe_ages(age),
-        subjects=add_gaps(aligned.table, list(kinds)),
+        subjects=subjects,
         sets=tuple(sets),
         seed=seed,
         verdict=_verdict(name, models, pairs),
@@ -94,7 +117,17 @@ def evaluate(
         name=name,
         n_scans=int(aligned.rows[name]["scan_id"].nunique()),
         given=aligned.given,
+        calibration=calibrated,
+        own_spread=score_own_spread(subjects, name) if spread is not None else {},
     )
+
+
+def _own_spread(rows: pd.DataFrame) -> pd.Series | None:
+    """Give the standard deviation that the model predicts for each subject, years, averaged over members and scans."""
+    if "predicted_age_std" not in rows.columns or not np.isfinite(rows["predicted_age_std"]).all():
+        return None
+    scans = rows.groupby(["subject_id", "scan_id"])["predicted_age_std"].mean()
+    return scans.groupby("subject_id").mean()
 
 
 def _verdict(name: str, models: Mapping[str, Mapping[str, Any]], pairs: list[dict[str, Any]]) -> str:

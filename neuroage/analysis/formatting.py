@@ -13,6 +13,7 @@ MINUS = "−"
 _TWO_DECIMALS_FROM = 500
 
 _SIGNED = {"difference", "difference_low", "difference_high", "gap_mean", "gap_mean_low", "gap_mean_high"}
+_WITHOUT_YEARS = {"coverage", "level", "slope"}  # figures of a calibration; metrics say their own unit
 _ACRONYMS = {"t1", "t2", "pd", "flair", "tof", "swi", "dwi", "ct", "mra"}
 
 
@@ -74,4 +75,4 @@ def label_of(name: str) -> str:
 
 def _has_no_years(name: str) -> bool:
     metric = name.removesuffix("_low").removesuffix("_high")
-    return metric in age_metrics() and describe_metric(metric).unit != "years"
+    return metric in _WITHOUT_YEARS or (metric in age_metrics() and describe_metric(metric).unit != "years")

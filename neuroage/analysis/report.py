@@ -19,6 +19,7 @@ from neuroage.analysis.figures import MOST_POINTS, bland_altman, decade_bars, pa
 from neuroage.analysis.metrics import age_metrics, describe_metric
 from neuroage.analysis.scores import Scores
 from neuroage.analysis.subjects import BASELINE, FUSION, MODEL
+from neuroage.analysis.uncertainty_page import intervals_section, raw_and_corrected_section
 from neuroage.files import atomic_path, write_json, write_text
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def _evaluation_page(evaluation: Evaluation, pictures: dict[str, str]) -> str:
         page.section("The numbers", _metrics(numbers, evaluation), _pairs(numbers, evaluation)),
         page.section("The pictures", *_pictures(pictures, evaluation)),
         page.section("By age", _decades(numbers, evaluation)),
+        raw_and_corrected_section(numbers, evaluation),
+        intervals_section(numbers, evaluation),
         page.section("How it was measured", page.bullets(_method(numbers, evaluation))),
         page.section("What to keep in mind", page.bullets(_caveats(numbers, evaluation))),
         _footer(evaluation, "evaluation"),
@@ -220,8 +223,8 @@ def _spread(numbers: page.Numbers, comparison: Comparison) -> str:
         return "", [_label(comparison, name), *(numbers.show("spread", name, part) for part in parts)]
 
     caption = (
-        "Standard deviation of the MAE in years: over members (the same training with other seeds, same subjects) and "
-        "over folds (other subjects held out). A dash: there was one only."
+        "Standard deviation of the MAE in years: over members (trainings with other seeds, or without other parts of "
+        "the training subjects; same subjects) and over folds (other subjects held out). A dash: there was one only."
     )
     head = ["", "Members", "Spread over members", "Folds", "Spread over folds"]
     return page.table(caption, head, [row(name) for name in comparison.spread])
@@ -247,9 +250,15 @@ def _method(numbers: page.Numbers, scores: Scores) -> list[str]:
     fused = scores.names(FUSION)
     return [
         "Members of an ensemble are averaged per scan, then scans per subject: every subject counts once.",
-        "Gap = predicted − real age. All figures are raw: nothing was corrected for age bias.",
+        "Gap = predicted − real age. "
+        + (
+            "All figures are raw, but for the row that says corrected."
+            if isinstance(scores, Evaluation) and scores.calibration
+            else "All figures are raw: nothing was corrected for age bias."
+        ),
         *(["Fusion is the mean of the models' predictions; nothing was fitted for it."] if fused else []),
-        "Intervals: 95%, bootstrap over subjects: studentised for means and differences, widened BCa for the others.",
+        "Intervals of figures: 95%, bootstrap over subjects: studentised for means and differences, widened BCa for "
+        "the others.",
         "p: two-sided paired sign-flip permutation. It is not adjusted for the number of rows in the table.",
         *(
             [

@@ -18,6 +18,7 @@ from neuroage.cli.options import (
     load_cohort,
     load_recipe,
     load_split,
+    members_to_train,
     open_store,
 )
 from neuroage.errors import UsageError
@@ -97,7 +98,7 @@ def compare(
     set_: Set = None,
     folds: Annotated[
         int | None,
-        typer.Option(min=1, help="Train and compare the first K folds of the split. (default: all of them)"),
+        typer.Option(min=1, help="Train and compare K members, as `train --folds`. (default: all folds of the split)"),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Trainings a fold, with other seeds.")] = 1,
     runs_folder: Annotated[Path, typer.Option("--runs", help="Where runs are kept, by modality.")] = Path("runs"),
@@ -119,7 +120,7 @@ def compare(
     else:
         cohort = load_cohort(data)
         made = load_split(split, cohort)
-        chosen = list(range(folds or max(made.n_folds, 1)))
+        chosen, parts = members_to_train(made, None, folds or max(made.n_folds, 1))
         recipes = _recipes(models, config, set_)
         story = Story(quiet=as_json)
         comparison, _ = compare_modalities(
@@ -128,6 +129,7 @@ def compare(
             made,
             runs_folder,
             folds=chosen,
+            parts=parts,
             repeats=repeats,
             chosen_recipes=bool(config or set_),
             store=open_store(store),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from neuroage.cli.options import (
     load_cohort,
     load_recipe,
     load_split,
+    members_to_train,
     modality_of,
     open_store,
 )
@@ -30,6 +32,7 @@ class Held(str, Enum):
 
     validation = "validation"
     test = "test"
+    out_of_fold = "out_of_fold"
 
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a complete run.")]
@@ -43,12 +46,23 @@ def train(
     split: SplitFile = SPLIT,
     config: Config = None,
     set_: Set = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option("--init-from", metavar="RUN", help="Take over the backbone of this run; the head is new."),
+    ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run. (default: runs/MODALITY)")
     ] = None,
-    fold: Annotated[int | None, typer.Option(min=0, help="Train one fold of the split.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(min=0, help="Train one fold of the split or, with --folds K, one of the K members.")
+    ] = None,
     folds: Annotated[
-        int | None, typer.Option(min=1, help="Train the first K folds of the split, as members of one run.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train K members of one run: on the first K folds of the split or, where it has one, each without "
+            "another K-th of the training subjects. Their out-of-fold predictions calibrate the run.",
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Trainings with other seeds, as members of one run.")] = 1,
     resume: Annotated[
@@ -70,20 +84,22 @@ def train(
     cohort = load_cohort(data)
     made = load_split(split, cohort)
     overrides = [*(set_ or []), *([f"training.precision={precision}"] if precision else [])]
+    overrides += [f"finetune.init_from={json.dumps(str(init_from))}"] if init_from else []
     recipe = load_recipe(config, modality or modality_of(config), overrides)
     from neuroage.training.experiment import member_name, train_members
 
-    chosen = [fold] if fold is not None else list(range(folds or 1))
+    chosen, parts = members_to_train(made, fold, folds)
     where = out_folder or Path("runs") / recipe.modality
-    if fold is not None and made.n_folds > 1 and out_folder is None:
+    if fold is not None and (made.n_folds > 1 or parts) and out_folder is None:
         # Where `--folds K --resume auto` looks for it, so that folds trained as an array of jobs become one run.
-        where = where / "members" / member_name(fold, recipe.seed)
+        where = where / "members" / member_name(chosen[0], recipe.seed, parts[0] if parts else None)
     run = train_members(
         recipe,
         cohort,
         made,
         where,
         folds=chosen,
+        parts=parts,
         repeats=repeats,
         resume=resume,
         store=open_store(store),
@@ -98,6 +114,7 @@ def train(
 
 
 def _tell_evaluation(evaluation: dict[str, Any]) -> None:
+    from neuroage.cli.calibrate import tell_calibration
     from neuroage.cli.screen import make_table, metric_row, out
 
     out.print(f"[bold]{evaluation['verdict']}[/]")
@@ -113,6 +130,7 @@ def _tell_evaluation(evaluation: dict[str, Any]) -> None:
             [metric_row(figures) for figures in evaluation["models"].values()],
         )
     )
+    tell_calibration(evaluation)
 
 
 def predict(
@@ -124,11 +142,15 @@ def predict(
     max_failed_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fail when more than this share of scans cannot be read.")
     ] = 0.1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Predict also scans that are refused: unlike anything in training.")
+    ] = False,
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the age of scans; the table says where a scan is unlike those that the run was trained on."""
+    """Predict the age of scans; each is checked first, and refused where its prediction would be meaningless."""
     from neuroage.cli.screen import Story, make_table, out, print_json, shown, talk
+    from neuroage.runs.calibration import intervals_in_words
     from neuroage.runs.predictions import save_predictions
     from neuroage.runs.run import Run
     from neuroage.training.predict import gather_scans
@@ -137,22 +159,40 @@ def predict(
     opened = Run.open(run)
     cohort = gather_scans(inputs, opened.recipe.modality)
     answer = ask(
-        opened, cohort, store=open_store(store), max_failed_share=max_failed_share, observer=Story(quiet=as_json)
+        opened,
+        cohort,
+        store=open_store(store),
+        max_failed_share=max_failed_share,
+        force=force,
+        observer=Story(quiet=as_json),
     )
     save_predictions(answer.table, out_file)
     if as_json:
         print_json({"predictions": out_file, "rows": answer.table.to_dict("records"), "failures": answer.failures})
         return
     rows = [
-        [str(row["scan_id"]), shown(row["age"], 1), shown(row["predicted_age"], 1), str(row["concerns"])]
+        [
+            str(row["scan_id"]),
+            shown(row["age"], 1),
+            shown(row["predicted_age"], 1) + _interval(row),
+            str(row["verdict"]),
+            str(row["concerns"]),
+        ]
         for row in answer.table.head(20).to_dict("records")
     ]
-    out.print(make_table("", ["scan", "age", "predicted age", "concerns"], rows))
+    out.print(make_table("", ["scan", "age", "predicted age", "verdict", "concerns"], rows))
     if len(answer.table) > 20:
         out.print(f"… and {len(answer.table) - 20} more")
     for reason in answer.failures.values():
         talk.print(f"[yellow]•[/] left out: {reason}")
+    if "interval_low" in answer.table.columns:
+        talk.print(f"In brackets: {intervals_in_words(opened)}.")
     talk.print(f"Wrote {out_file}.")
+
+
+def _interval(row: dict[Any, Any]) -> str:
+    low, high = row.get("interval_low"), row.get("interval_high")
+    return "" if low is None or low != low else f" ({low:.0f}–{high:.0f})"
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import neuroage
-from neuroage.cli import contrast, data, demo, learn, listing, pixels, plan
+from neuroage.cli import calibrate, check, contrast, data, demo, describe, learn, listing, pixels, plan
 from neuroage.errors import NeuroageError
 from neuroage.files import is_main_process
 
@@ -53,9 +53,13 @@ for verb in (
     pixels.prepare,
     pixels.preview,
     plan.plan,
+    describe.describe,
     learn.train,
+    check.check,
     learn.predict,
+    check.selftest,
     learn.evaluate,
+    calibrate.calibrate,
     contrast.runs,
     contrast.compare,
     data.phantom,
@@ -63,6 +67,7 @@ for verb in (
 ):
     app.command()(verb)
 app.command(name="list")(listing.list_things)
+app.command(name="lr-range")(describe.lr_range)
 
 
 def main() -> None:

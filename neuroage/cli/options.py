@@ -11,6 +11,7 @@ from neuroage.errors import UsageError
 
 if TYPE_CHECKING:
     from neuroage.cohort import Cohort, Split
+    from neuroage.cohort.parts import Part
     from neuroage.imaging.store import Store
     from neuroage.runs.recipe import Recipe
 
@@ -67,6 +68,18 @@ def load_split(path: Path, cohort: Cohort) -> Split:
     if not path.exists():
         raise UsageError(f"No split at {path}", fix="Make one with `neuroage split --uniform-age`.")
     return Split.load(path) if path.with_suffix(".json").exists() else read_split(path, cohort)
+
+
+def members_to_train(made: Split, fold: int | None, folds: int | None) -> tuple[list[int], list[Part]]:
+    """Say what the members of a run leave out: folds of the split or, where it has one fold, parts of its training."""
+    from neuroage.cohort.parts import all_parts
+
+    if made.n_folds > 1 or (folds or 1) == 1:
+        return ([fold] if fold is not None else list(range(folds or 1))), []
+    parts = all_parts(folds or 1)
+    if fold is not None and fold >= len(parts):
+        raise UsageError(f"--fold {fold}", expected=f"0 to {len(parts) - 1} with --folds {folds}")
+    return [0], parts if fold is None else [parts[fold]]
 
 
 def load_recipe(config: str | None, modality: str, overrides: list[str] | None) -> Recipe:

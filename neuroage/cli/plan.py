@@ -105,6 +105,7 @@ def _count(recipe: Recipe, data: Path | None, split: Path | None) -> int:
 def _plan(recipe: Recipe, n_scans: int, size: int | None, *, probe: bool) -> tuple[Plan, str]:
     import torch
 
+    from neuroage.models.freezing import freeze_for
     from neuroage.models.network import build_network
     from neuroage.models.tasks import build_task
     from neuroage.training.devices import make_fabric
@@ -118,7 +119,9 @@ def _plan(recipe: Recipe, n_scans: int, size: int | None, *, probe: bool) -> tup
         spatial_dims=len(recipe.prepare.size),
         in_channels=recipe.prepare.n_channels,
         n_outputs=build_task(recipe).n_outputs,
+        pretrained=False,
     )
+    freeze_for(network, recipe)
     precision = _precision(recipe, network, device, probe=probe and size is None)
     made = plan_training(
         recipe,

@@ -1,9 +1,10 @@
 """Prepare a scan: what is done to its pixels once, deterministically, before any training.
 
-    read → labels > 0 or native binning → resample onto one grid → clip, scale intensities → binning
+    read → labels > 0 or native binning → resample onto one grid → histogram, clip, scale intensities → binning
 
-The grid has the recipe's spacing and size, its axes are the scan's own (nearest to RAS+), and it is centred on the
-head. Each scan is interpolated once. Every step leaves its figures in the record.
+The grid has the recipe's spacing and size, its axes are the scan's own (nearest to RAS+, or LAS+ where the recipe says
+so), and it is centred on the head. Each scan is interpolated once. With `statistics: grid`, intensities are scaled on
+the scan's own, whole grid before it is resampled. Every step leaves its figures in the record.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from typing import Any
 import numpy as np
 
 from neuroage.errors import DataError
+from neuroage.imaging.inspect import measure_native
+from neuroage.imaging.intensities import bin_levels, otsu_threshold, scale_intensities
 from neuroage.imaging.read import Volume, read
-from neuroage.runs.recipe import Binning, Prepare
+from neuroage.runs.recipe import Prepare
 
 # The grids of the MNI152 template (1, 1.5 and 2 mm; Fonov 2011, doi:10.1016/j.neuroimage.2010.07.033) share their
 # middle; a scanner's own coordinates, whose origin is the magnet's centre, come within 3 mm of it on all three axes by
 # rare chance only.
 MNI152_MIDDLE_MM = np.array([0.0, -18.0, 18.0])
 TEMPLATE_TOLERANCE_MM = 3.0
-STEPS_VERSION = 2  # Raised whenever a step gives other numbers than before, so that stored volumes are made anew.
+STEPS_VERSION = 3  # Raised whenever a step gives other numbers than before, so that stored volumes are made anew.
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Prepared:
     """A scan as the network sees it.
 
     Attributes:
-        data: Shape (C, I, J, K), float32, RAS+; one channel, or one for each interval of `fractions`.
+        data: Shape (C, I, J, K), float32, RAS+ or LAS+; one channel, or one for each interval of `fractions`.
         affine: Voxel index to millimetres in the scan's own space, (4, 4).
         record: What was done and measured, JSON-ready: the input contract is made of these.
     """
@@ -62,13 +65,15 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
         Data (recipe.n_channels, *recipe.size), affine and record; the same input always gives the same numbers.
 
     Raises:
-        DataError: Nothing of the head lies in the field of view, or no two intensities differ.
+        DataError: Nothing of the head lies in the field of view, no two intensities differ, or too few do for the
+            histogram to be standardised.
     """
     data = volume.data[0]
     record: dict[str, Any] = {
         "native_spacing_mm": [round(value, 4) for value in volume.spacing_mm],
         "native_size": list(volume.shape),
         "native_orientation": volume.source_orientation,
+        "native": measure_native(volume),
     }
     if recipe.labels:
         data = (data > 0).astype(np.float32)
@@ -76,6 +81,9 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
         data = bin_levels(data, recipe.binning)
     record["centred_on"], index = find_centre(data, volume, recipe)
     record["centre_voxel"] = np.round(index, 2).tolist()
+    scaled_first = recipe.statistics == "grid" and recipe.fractions is None
+    if scaled_first:
+        data = scale_intensities(data, recipe, record)
     channels = [data] if recipe.fractions is None else interval_masks(data, recipe, record)
     placed = [resample(channel, volume.affine, index, recipe.spacing, recipe.size) for channel in channels]
     stacked, affine = np.stack([channel for channel, _ in placed]), placed[0][1]
@@ -85,11 +93,23 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
             fix="Look at it with `neuroage preview`; enlarge prepare.size or use centre: image.",
         )
     if recipe.fractions is None:
-        stacked = scale_intensities(stacked, recipe, record)
+        if not scaled_first:
+            stacked = scale_intensities(stacked, recipe, record)
         if recipe.binning and not recipe.binning.native:
             stacked = bin_levels(stacked, recipe.binning)
+    record["orientation"] = f"{recipe.orientation}+"
+    if recipe.orientation == "LAS":
+        stacked, affine = stacked[:, ::-1], mirrored(affine, recipe.size[0])
     record["mean"], record["std"] = float(stacked.mean()), float(stacked.std())
     return Prepared(np.ascontiguousarray(stacked, dtype=np.float32), affine, record)
+
+
+def mirrored(affine: np.ndarray, n_voxels: int) -> np.ndarray:
+    """Give the affine of a volume whose first axis, of `n_voxels`, runs the other way; every voxel keeps its place."""
+    turned = affine.copy()
+    turned[:3, 0] = -affine[:3, 0]
+    turned[:3, 3] = affine[:3, 3] + (n_voxels - 1) * affine[:3, 0]
+    return turned
 
 
 def interval_masks(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) -> list[np.ndarray]:
@@ -241,98 +261,3 @@ def _crop_or_pad(data: np.ndarray, start: np.ndarray, size: tuple[int, int, int]
     if all(part.stop > part.start for part in source):
         result[target] = data[source]
     return result
-
-
-def scale_intensities(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) -> np.ndarray:
-    """Clip and scale intensities by the statistics of the foreground.
-
-    Args:
-        data: Shape (I, J, K).
-        recipe: Which foreground, which percentiles, which scale.
-        record: Receives foreground share, mean and standard deviation before scaling.
-
-    Raises:
-        DataError: The foreground is empty or constant.
-    """
-    masks = {
-        "above_mean": lambda: data > data.mean(),
-        "nonzero": lambda: data != 0,
-        "all": lambda: np.ones_like(data, dtype=bool),
-    }
-    mask = masks[recipe.foreground]()
-    values = data[mask]
-    record["foreground_share"] = round(float(mask.mean()), 4)
-    if values.size < 8 or (
-        recipe.intensity != "none" and not recipe.labels and values.min() == values.max() == data.min()
-    ):
-        raise DataError("the foreground is empty after cropping", fix="Look at the scan with `neuroage preview`.")
-    low, high = (
-        np.percentile(values, recipe.clip_percentiles) if recipe.clip_percentiles else (values.min(), values.max())
-    )
-    low, high = float(low), float(high)
-    if recipe.clip_percentiles and high > low:
-        # Below the foreground lies the background, which keeps its own level; only the foreground's extremes are
-        # outliers.
-        floor = low if recipe.foreground == "all" else float(data.min())
-        data, values = np.clip(data, floor, high), np.clip(values, low, high)
-    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-    record["foreground_mean"], record["foreground_std"] = mean, std
-    if recipe.intensity == "zscore":
-        if std == 0:
-            raise DataError(
-                "every foreground voxel has the same intensity",
-                fix="For label maps set prepare.labels and intensity: none.",
-            )
-        return (data - mean) / std
-    if recipe.intensity == "mean":
-        return data / mean
-    if recipe.intensity == "percentile":
-        if high == low:
-            raise DataError(
-                "the clip percentiles are equal", fix="Widen prepare.clip_percentiles, or use intensity: none."
-            )
-        return np.clip((data - low) / (high - low), 0, 1) if recipe.foreground == "all" else np.clip(data / high, 0, 1)
-    return data
-
-
-def bin_levels(data: np.ndarray, recipe: Binning) -> np.ndarray:
-    """Reduce intensities to a few levels, numbered evenly from 0 to 1.
-
-    Args:
-        data: Any shape.
-        recipe: The method, the number of levels or where to split.
-
-    Returns:
-        Same shape, float32 values in {0, 1/(n−1), …, 1}.
-    """
-    if recipe.method in ("threshold", "percentile", "otsu"):
-        threshold = {
-            "threshold": lambda: recipe.at,
-            "percentile": lambda: np.percentile(data, float(recipe.at or 0)),
-            "otsu": lambda: otsu_threshold(data),
-        }[recipe.method]()
-        return (data > float(threshold)).astype(np.float32)  # type: ignore[arg-type]
-    n = recipe.levels
-    if recipe.method == "quantile":
-        edges = np.unique(np.quantile(data, np.arange(1, n) / n))
-        levels = np.searchsorted(edges, data, side="left").astype(np.float32)
-    else:
-        low, high = float(data.min()), float(data.max())
-        levels = np.minimum(np.floor((data - low) * (n / max(high - low, 1e-12))), n - 1).astype(np.float32)
-    return levels / np.float32(n - 1)
-
-
-def otsu_threshold(data: np.ndarray) -> float:
-    """Give the threshold that best parts two classes of intensity (Otsu 1979, doi:10.1109/TSMC.1979.4310076)."""
-    counts, edges = np.histogram(data, bins=256)
-    middles = (edges[:-1] + edges[1:]) / 2
-    weight = np.cumsum(counts).astype(np.float64)
-    total = np.cumsum(counts * middles)
-    below, above = weight[:-1], weight[-1] - weight[:-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (total[:-1] / below - (total[-1] - total[:-1]) / above) ** 2
-    best = np.nan_to_num(between)
-    plateau = np.flatnonzero(
-        best == best.max()
-    )  # empty bins between the classes are all equally good: take their middle
-    return float(edges[1:-1][plateau].mean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from neuroage.errors import UsageError
-from neuroage.models.backbones import GIVEN, backbone_builder
+from neuroage.models.backbones import GIVEN, backbone_builder, check_weights
+from neuroage.models.norms import FeatureNorm
 from neuroage.models.options import check_options
+from neuroage.models.pooling import build_pooling
+from neuroage.models.weights import Say, silent
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.recipe_text import Problem
-
-ADAPTIVE_AVERAGE_POOL = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 
 
 class Network(nn.Module):
@@ -23,8 +24,10 @@ class Network(nn.Module):
 
     Args:
         backbone: Images (B, C, *spatial) → features (B, F, *reduced); has `n_features`.
-        pool: average, max, average_max (both, concatenated) or grid (averages over the cells of `grid`, concatenated).
+        pool: average, max, average_max (both, concatenated), grid (averages over the cells of `grid`, concatenated) or
+            attention (learnt weights of positions).
         grid: Cells along each axis.
+        norm: Standardise pooled features over the batch.
         hidden: Widths of hidden layers.
         dropout: Share of features dropped before each linear layer while training.
         n_outputs: Outputs a scan.
@@ -34,6 +37,7 @@ class Network(nn.Module):
     input_mean: Tensor
     input_std: Tensor
     backbone: Any
+    frozen: tuple[nn.Module, ...] = ()  # parts that do not learn; see models/freezing.py
 
     def __init__(
         self,
@@ -44,37 +48,66 @@ class Network(nn.Module):
         hidden: tuple[int, ...],
         dropout: float,
         n_outputs: int,
+        norm: bool = False,
         input_size: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.pool, self.grid, self.n_outputs = pool, grid, n_outputs
+        self.n_outputs = n_outputs
         self.standardised = input_size is not None
         if input_size is not None:
             self.register_buffer("input_mean", torch.zeros(1, *input_size))
             self.register_buffer("input_std", torch.ones(1, *input_size))
-        n_features = int(self.backbone.n_features) * {"average_max": 2, "grid": math.prod(grid)}.get(pool, 1)
-        layers: list[nn.Module] = []
+        self.pooling = build_pooling(pool, int(self.backbone.n_features), grid)
+        n_features = self.pooling.n_features
+        layers: list[nn.Module] = [FeatureNorm(n_features, affine=False)] * norm
         for width in hidden:
             layers += [nn.Dropout(dropout), nn.Linear(n_features, width), nn.ReLU()]
             n_features = width
         self.head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(n_features, n_outputs))
 
+    def train(self, mode: bool = True) -> Network:
+        """Set training or evaluation mode; frozen parts stay in evaluation mode, so that no statistics of them move."""
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
+
     def features(self, images: Tensor) -> Tensor:
         """Images (B, C, *spatial) → pooled features (B, F); sums over voxels are in float32."""
         if self.standardised:
             images = (images - self.input_mean) / self.input_std
-        maps = self.backbone(images)
-        if self.pool == "grid":
-            pool = ADAPTIVE_AVERAGE_POOL[maps.ndim - 2](self.grid)
-            return pool(maps.float()).flatten(1)
-        maps = maps.flatten(2).float()
-        pooled = [maps.mean(dim=2)] * (self.pool != "max") + [maps.amax(dim=2)] * (self.pool != "average")
-        return torch.cat(pooled, dim=1)
+        pooled: Tensor = self.pooling(self.backbone(images))
+        return pooled
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, *spatial) → outputs (B, n_outputs)."""
         return self.head(self.features(images))
+
+    @torch.no_grad()
+    def take_published_head(self, edges: Tensor | None) -> str:
+        """Take over the head that came with the backbone's pretrained weights, where the task has age bins for it.
+
+        Args:
+            edges: Edges of the task's age bins in years, shape (n_bins + 1,); None when it has none.
+
+        Returns:
+            What was done, or why the head begins at random, in words; empty without a published head.
+        """
+        if getattr(self.backbone, "published", None) is None:
+            return ""
+        last, *others = [layer for layer in reversed(self.head) if not isinstance(layer, nn.Dropout)]
+        averaged = getattr(self.pooling, "kind", "attention") in ("average", "attention")  # which begins as the average
+        if edges is None or others or not averaged:
+            return (
+                "The published head was not taken over (it needs task soft_label_age, pool average or attention, no "
+                "hidden layers and no head.norm): the head begins at random."
+            )
+        assert isinstance(last, nn.Linear)
+        weight, bias, said = self.backbone.published_head(edges.cpu())
+        last.weight.copy_(weight)
+        last.bias.copy_(bias)
+        return str(said)
 
 
 def check_backbone(recipe: Recipe) -> list[Problem]:
@@ -83,37 +116,69 @@ def check_backbone(recipe: Recipe) -> list[Problem]:
         build = backbone_builder(recipe.backbone.name)
     except UsageError as error:
         return [Problem("backbone.name", str(error))]
-    return check_options(build, recipe.backbone.options, "backbone", without=GIVEN)[1]
+    options, problems = check_options(build, recipe.backbone.options, "backbone", without=GIVEN)
+    if problems:
+        return problems
+    try:
+        check_weights(
+            recipe.backbone.name,
+            spatial_dims=len(recipe.prepare.size),
+            in_channels=recipe.prepare.n_channels,
+            options=options,
+        )
+    except UsageError as error:
+        return [Problem("backbone.weights", str(error))]
+    return []
 
 
-def build_network(recipe: Recipe, *, spatial_dims: int, in_channels: int, n_outputs: int) -> Network:
-    """Build the network of a recipe, with initial weights from its seed.
+def build_network(
+    recipe: Recipe,
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    n_outputs: int,
+    pretrained: bool = True,
+    bin_edges: Tensor | None = None,
+    say: Say = silent,
+) -> Network:
+    """Build the network of a recipe, with initial weights from its seed and, where it names some, published ones.
 
     Args:
         recipe: Its backbone, pool, head and init.
         spatial_dims: 2 or 3.
         in_channels: Channels of the images.
         n_outputs: What the task asks for.
+        pretrained: Take the published weights that the recipe names. False where a run's own are loaded right after, or
+            none matter: nothing is then read or fetched.
+        bin_edges: Edges of the task's age bins in years, for a published head that has such bins.
+        say: Told whose weights are fetched and used.
 
     Raises:
-        UsageError: Options that the backbone does not have.
+        UsageError: Options that the backbone does not have, or published weights that cannot be had.
     """
     recipe.complain(check_backbone(recipe))
     build = backbone_builder(recipe.backbone.name)
     options, _ = check_options(build, recipe.backbone.options, "backbone", without=GIVEN)
+    given = {"say": say} if "say" in inspect.signature(build).parameters else {}
+    pretrained = pretrained and options["weights"] is not None
+    if not pretrained:
+        options["weights"] = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        backbone = build(spatial_dims=spatial_dims, in_channels=in_channels, **options)
+        backbone = build(spatial_dims=spatial_dims, in_channels=in_channels, **options, **given)
         network = Network(
             backbone,
             pool=recipe.pool,
             grid=recipe.pool_grid,
+            norm=recipe.head.norm,
             hidden=recipe.head.hidden,
             dropout=recipe.head.dropout,
             n_outputs=n_outputs,
             input_size=(in_channels, *recipe.prepare.size) if recipe.standardise == "voxelwise" else None,
         )
-        initialise(network, recipe.init)
+        initialise(network.head if pretrained else network, recipe.init)
+    if pretrained and (said := network.take_published_head(bin_edges)):
+        say(said)
     return network
 
 

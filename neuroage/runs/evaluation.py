@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from neuroage.analysis import Evaluation, evaluate
 from neuroage.errors import UsageError
+from neuroage.runs.calibration import out_of_fold_set, read_calibration
 from neuroage.runs.run import Run
 
 
@@ -12,7 +13,9 @@ def evaluate_held_out(run: Run, set_name: str = "validation") -> Evaluation:
 
     Args:
         run: A run with predictions.
-        set_name: "validation", or "test" where its split has a test set.
+        set_name: "validation"; "test" where its split has a test set; "out_of_fold" where its members left out parts
+            of the training subjects. Where the run is calibrated, coverage and corrected figures come along; on the
+            subjects on whom the calibration was fitted, by cross-validation.
 
     Raises:
         UsageError: The run has no predictions yet.
@@ -26,4 +29,14 @@ def evaluate_held_out(run: Run, set_name: str = "validation") -> Evaluation:
         "split": about["split_digest"][:12],
         "recipe": about["recipe_digest"][:12],
     }
-    return evaluate(run.predictions, run.baselines, (set_name,), recipe.seed, name=recipe.modality, meta=meta)
+    calibration = read_calibration(run)
+    return evaluate(
+        run.predictions,
+        run.baselines,
+        (set_name,),
+        recipe.seed,
+        name=recipe.modality,
+        meta=meta,
+        calibration=calibration,
+        across=calibration is not None and out_of_fold_set(run) == set_name,
+    )

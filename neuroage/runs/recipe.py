@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError
 
 from neuroage.files import digest_text, write_text
-from neuroage.runs.recipe_prepare import Binning, Prepare
+from neuroage.runs.recipe_prepare import Binning, Histogram, Prepare
 from neuroage.runs.recipe_sections import Finetune, Head, Named, Optim, Predict, Section, Training
 from neuroage.runs.recipe_text import Problem, apply_overrides, problems_of, read_yaml, report
 
@@ -24,6 +24,7 @@ __all__ = [
     "Binning",
     "Finetune",
     "Head",
+    "Histogram",
     "Named",
     "Optim",
     "Predict",
@@ -48,9 +49,9 @@ class Recipe(Section):
         standardise: `voxelwise` subtracts, voxel by voxel, the mean of the training scans and divides by their
             standard deviation (for scans on one common grid; the input size is then fixed); `none` takes intensities
             as prepared.
-        pool: How the features of all positions become one vector: average, max, average_max (both, concatenated), or
-            grid, which
-            keeps coarse position: averages over the cells of `pool_grid`, concatenated.
+        pool: How the features of all positions become one vector: average, max, average_max (both, concatenated),
+            grid, which keeps coarse position (averages over the cells of `pool_grid`, concatenated), or attention, an
+            average in which the weight of each position is learnt from its features.
         pool_grid: Cells along each axis for `pool: grid`.
         head: Layers after pooling.
         init: Initial weights of convolutions and linear layers: the framework's default, xavier or he.
@@ -71,7 +72,7 @@ class Recipe(Section):
     augment: tuple[dict[str, Any], ...] = ()
     backbone: Named = Named(name="cnn")
     standardise: Literal["none", "voxelwise"] = "none"
-    pool: Literal["average", "max", "average_max", "grid"] = "average"
+    pool: Literal["average", "max", "average_max", "grid", "attention"] = "average"
     pool_grid: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (2, 2, 2)
     head: Head = Head()
     init: Literal["default", "xavier", "he"] = "default"

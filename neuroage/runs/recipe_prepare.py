@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +12,35 @@ from neuroage.files import digest_text
 from neuroage.runs.recipe_sections import Positive, Section
 
 Size = Annotated[int, Field(ge=4, le=1024)]
+N_LANDMARKS = 13  # percentiles 1, 10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90, 99
+
+# The input that published weights were trained on; keys given beside `preset` win.
+PRESETS: dict[str, dict[str, Any]] = {
+    "li2017": {  # Li 2017, doi:10.1007/978-3-319-59050-9_28, as applied by its publishers (NiftyNet, highresnet)
+        "spacing_mm": 1.0,
+        "size": (160, 192, 160),  # theirs is the whole scan; the network takes any size
+        "centre": "auto",
+        "intensity": "zscore",
+        "foreground": "above_mean",
+        "clip_percentiles": None,
+        "histogram": {"landmarks": "li2017", "over": "all"},
+        "statistics": "grid",
+        "orientation": "RAS",
+        "store_as": "float16",
+    },
+    "sfcn_ukb": {  # Peng 2021, doi:10.1016/j.media.2020.101871: brains on FSL's MNI152 grid of 182×218×182 voxels
+        "spacing_mm": 1.0,
+        "size": (160, 192, 160),
+        "centre": "image",
+        "intensity": "mean",
+        "foreground": "all",
+        "clip_percentiles": None,
+        "histogram": None,
+        "statistics": "grid",
+        "orientation": "LAS",
+        "store_as": "float16",
+    },
+}
 
 
 class Binning(Section):
@@ -42,10 +72,36 @@ class Binning(Section):
         return self
 
 
+class Histogram(Section):
+    """Bring the histogram of every scan to common landmarks, linearly between percentiles (Nyúl 2000).
+
+    Meant for whole heads. Brain-extracted scans take `over: nonzero`. TOF works too, with landmarks of its own; with
+    those of T1 its intensities come to mean something else than the network has learnt. Masks and binary volumes have
+    no histogram and are refused.
+
+    Attributes:
+        landmarks: Intensities for the percentiles 1, 10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90 and 99: `li2017`
+            (published with the weights of that name) or thirteen rising numbers.
+        over: The voxels that give the percentiles: all (as published), nonzero or above_mean.
+    """
+
+    landmarks: Literal["li2017"] | tuple[float, ...] = "li2017"
+    over: Literal["all", "nonzero", "above_mean"] = "all"
+
+    @model_validator(mode="after")
+    def _thirteen_rising_landmarks(self) -> Histogram:
+        given = self.landmarks
+        if not isinstance(given, str) and (len(given) != N_LANDMARKS or any(a >= b for a, b in pairwise(given))):
+            raise ValueError(f"landmarks are {N_LANDMARKS} rising numbers, or a published name: li2017")
+        return self
+
+
 class Prepare(Section):
     """What is done to every scan once, before any training.
 
     Attributes:
+        preset: Fill this section with the input that published weights were trained on: li2017 or sfcn_ukb; keys given
+            beside it win. null: nothing.
         spacing_mm: Voxel size of the prepared volume in millimetres, one number or one per axis (R, A, S).
         size: Voxels of the prepared volume along R, A and S.
         centre: What the field of view is centred on: the middle of the `head`, of the `image` grid, or `auto`: of the
@@ -54,14 +110,20 @@ class Prepare(Section):
         nonfinite: `refuse` scans with NaN, or read NaN as `zero`.
         intensity: zscore, percentile (0–1 between the clip percentiles), mean (divide by it) or none.
         foreground: The voxels that give the intensity statistics: above the mean of the volume, nonzero, or all.
+        statistics: What intensity statistics are taken over: the prepared `field_of_view`, or the scan's own, whole
+            `grid`, before anything is cropped from it.
+        histogram: Bring the histogram to common landmarks before intensities are clipped and scaled; null: leave it.
         clip_percentiles: Intensities beyond these percentiles of the foreground are clipped first; null clips nothing.
         binning: Reduce to a few levels afterwards; null keeps the full range.
         fractions: Edges in scaled intensities, such as [-1.6, -0.7, 0.1, 0.8]: the volume then has one channel for each
             interval, the share of every prepared voxel whose intensity lies in it on the scan's own, finer grid. Coarse
             voxels so keep what thin cortex and narrow sulci say. Background is in no interval. null: one channel.
+        orientation: Order of the prepared axes: RAS (first axis from left to right) or LAS (from right to left, as FSL
+            stores MNI152).
         store_as: uint8 (256 levels over each scan's range), float16 (relative step 0.0005) or float32 (exact).
     """
 
+    preset: Literal["li2017", "sfcn_ukb"] | None = None
     spacing_mm: Positive | tuple[Positive, Positive, Positive] = 2.0
     size: tuple[Size, Size, Size] = (80, 96, 80)
     centre: Literal["auto", "head", "image"] = "auto"
@@ -69,13 +131,23 @@ class Prepare(Section):
     nonfinite: Literal["refuse", "zero"] = "refuse"
     intensity: Literal["zscore", "percentile", "mean", "none"] = "zscore"
     foreground: Literal["above_mean", "nonzero", "all"] = "above_mean"
+    statistics: Literal["field_of_view", "grid"] = "field_of_view"
+    histogram: Histogram | None = None
     clip_percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] | None = (
         0.5,
         99.5,
     )
     binning: Binning | None = None
     fractions: tuple[float, ...] | None = None
+    orientation: Literal["RAS", "LAS"] = "RAS"
     store_as: Literal["uint8", "float16", "float32"] = "uint8"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_from_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("preset"), str):
+            return {**PRESETS.get(given["preset"], {}), **given}
+        return given
 
     @model_validator(mode="after")
     def _percentiles_in_order(self) -> Prepare:
@@ -83,6 +155,8 @@ class Prepare(Section):
             raise ValueError("clip_percentiles needs the lower percentile first")
         if self.intensity == "percentile" and self.clip_percentiles is None:
             raise ValueError("intensity: percentile needs clip_percentiles")
+        if self.histogram is not None and (self.labels or (self.binning is not None and self.binning.native)):
+            raise ValueError("histogram has no meaning for masks and binned volumes, whose few levels have none")
         if self.fractions is not None:
             if not self.fractions or list(self.fractions) != sorted(set(self.fractions)):
                 raise ValueError("fractions needs rising edges, such as [-1.6, -0.7, 0.1, 0.8]")
@@ -103,5 +177,5 @@ class Prepare(Section):
 
     @property
     def digest(self) -> str:
-        """Sha256 of the section; equal preparations share stored volumes."""
-        return digest_text(json.dumps(self.model_dump(mode="json"), sort_keys=True))
+        """Sha256 of the section; equal preparations share stored volumes, whatever preset filled them."""
+        return digest_text(json.dumps(self.model_dump(mode="json", exclude={"preset"}), sort_keys=True))

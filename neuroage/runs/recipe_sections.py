@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -31,10 +31,13 @@ class Head(Section):
     """Layers between the pooled features and the outputs.
 
     Attributes:
+        norm: Standardise the pooled features over the scans of a batch (batch norm) before the first layer: for
+            features of a scale far from one, such as those of pretrained HighResNet, which reach several hundreds.
         hidden: Width of each hidden layer (linear, ReLU); empty for one linear layer.
         dropout: Share of features dropped before each linear layer while training.
     """
 
+    norm: bool = False
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -45,16 +48,16 @@ class Finetune(Section):
     Depth runs from 0 at the input to 1 at the head, on the backbone's stages (`neuroage describe` lists them).
 
     Attributes:
-        init_from: Folder of a run whose backbone is taken over; the head is new.
-        freeze: Never trained: this share of the stages, counted from the input (0: none, 1: all but the head), or
-            stages by name.
+        init_from: Folder of a complete run whose backbone is taken over; the head is new.
+        freeze: Never trained: this share of the backbone's stages, counted from the input (0: none, 1: all but the
+            head), or stages by name; `layer1` means all of `layer1.0`, `layer1.1`, …
         unfreeze: Epoch → what trains from then on: `head` alone, a share of the stages counted from the head, or a
             stage from which on all train, such as {0: head, 5: 0.5, 10: 1.0}.
         layer_decay: Learning rate of each stage as a share of the next one's towards the head; 1: all alike.
         head_lr: Learning rate of the head as a multiple of `optim.lr`.
         reestimate_norms: Batch-norm statistics are measured anew on the training scans, in one pass, before training.
-        cache_features: With a frozen backbone: the features of every scan are computed once, and the head is trained
-            on them. Augmentation then has no effect and must be empty.
+        cache_features: With `freeze: 1`: the features of every scan are computed once, and the head is trained on them.
+            There can be no augmentation and no mixup then.
     """
 
     init_from: str | None = None
@@ -64,6 +67,11 @@ class Finetune(Section):
     head_lr: Positive = 1.0
     reestimate_norms: bool = False
     cache_features: bool = False
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _frozen_in_one_way(self) -> Finetune:

@@ -67,8 +67,8 @@ def _note_lines(node: Any, prefix: str, lines: dict[str, int], path: Path) -> No
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str], lines: dict[str, int]) -> dict[str, Any]:
     """Give a copy of `content` with each `a.b=value` set; the value is read as YAML, numbers index lists.
 
-    A `.name` that changes drops the options of the former choice, which belong to it. Overridden keys lose their line
-    in `lines`.
+    A `.name` or `.preset` that changes drops what stands beside it, which belongs to the former choice. Overridden
+    keys lose their line in `lines`.
 
     Raises:
         UsageError: An override without `=`, or a path through something that is no mapping or list.
@@ -104,7 +104,7 @@ def _set(content: dict[str, Any], parts: Sequence[str], value: Any, override: st
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):
-        if last == "name" and place.get("name") != value:
+        if last in ("name", "preset") and value is not None and place.get(last) != value:
             place.clear()
         place[last] = value
     else:

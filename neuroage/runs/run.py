@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from neuroage.cohort import Cohort, Split
+from neuroage.cohort.parts import Part
 from neuroage.errors import UsageError
 from neuroage.files import atomic_path, write_json
 from neuroage.runs.contract import InputContract
@@ -60,6 +61,7 @@ class Run:
         *,
         fold: int,
         member: str = "",
+        part: Part | None = None,
     ) -> Run:
         """Begin a run: write recipe, cohort, split and environment, each with its digest.
 
@@ -68,6 +70,7 @@ class Run:
             recipe, cohort, split: What is trained, on whom; the cohort holds the scans of the recipe's modality.
             fold: Which fold's subjects are the validation set.
             member: Name among the members of an ensemble; empty for a run of its own.
+            part: Which part of the training subjects is left out, to be predicted as set `out_of_fold`.
 
         Raises:
             UsageError: The folder holds a run already, or other files.
@@ -89,6 +92,7 @@ class Run:
             status="training",
             fold=fold,
             member=member,
+            **({"part": part.index, "n_parts": part.n_parts} if part else {}),
             neuroage=metadata.version("neuroage"),
             started=now(),
             recipe_digest=recipe.digest,
@@ -98,10 +102,12 @@ class Run:
         return run
 
     @classmethod
-    def create_parent(cls, folder: str | os.PathLike[str], recipe: Recipe, cohort: Cohort, split: Split) -> Run:
-        """Begin a run whose members (folds, seeds) will be trained; errors as in `create`."""
+    def create_parent(
+        cls, folder: str | os.PathLike[str], recipe: Recipe, cohort: Cohort, split: Split, *, n_parts: int = 1
+    ) -> Run:
+        """Begin a run whose members (folds, parts, seeds) will be trained; errors as in `create`."""
         run = cls.create(folder, recipe, cohort, split, fold=-1)
-        run.update(parent=True)
+        run.update(parent=True, **({"n_parts": n_parts} if n_parts > 1 else {}))
         return run
 
     def _path(self, name: str) -> Path:
@@ -205,7 +211,7 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """Predictions of validation and test scans; errors as in `read_predictions`."""
+        """Predictions of out-of-fold, validation and test scans; errors as in `read_predictions`."""
         return read_predictions(self._path("predictions.csv"))
 
     def save_predictions(self, table: pd.DataFrame) -> None:
@@ -233,6 +239,26 @@ class Run:
         """Write the input contract."""
         write_json(self._path("contract.json"), contract.to_dict())
 
+    @property
+    def reference_path(self) -> Path:
+        """The training scans' responses, to which the contract compares (safetensors)."""
+        return self._path("contract.safetensors")
+
+    @property
+    def selftest(self) -> dict[str, Any]:
+        """What a golden phantom gave at the end of training; empty in runs of before."""
+        path = self._path("selftest.json")
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    def save_selftest(self, content: dict[str, Any]) -> None:
+        """Write what the golden phantom gave."""
+        write_json(self._path("selftest.json"), content)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and machine of the training."""
+        return dict(json.loads(self._path("environment.json").read_text(encoding="utf-8")))
+
     def copy_to(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the whole run; the new folder appears when everything is in it.
 
@@ -251,6 +277,17 @@ class Run:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         return target
+
+    @property
+    def calibration_path(self) -> Path:
+        """Age bias and intervals, fitted on out-of-fold predictions."""
+        return self._path("calibration.json")
+
+    @property
+    def part(self) -> Part | None:
+        """The part of the training subjects that it left out; None where it left out none."""
+        about = self.about
+        return Part(about["part"], about["n_parts"]) if "part" in about else None
 
     @property
     def evaluation(self) -> dict[str, Any]:

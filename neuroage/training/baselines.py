@@ -5,36 +5,90 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from neuroage.files import atomic_path
-from neuroage.imaging.prepare import block_mean
 from neuroage.imaging.store import StoredVolume
 
-COARSE_MM = 4.0  # voxels as large as those on which ridge is known to do well
-ALPHAS = np.logspace(1, 7, 25)
-MIN_STD = 1e-6
+GRID_MM = 4.0  # voxels as large as those on which ridge is known to do well
+# Gaussian blur before sampling, full width at half maximum in millimetres: on brains, 12 mm halve what position and
+# folding alone change from person to person (measured; docs/explanation/recipes.md). The training scans choose.
+BLURS_MM = (0.0, 8.0, 12.0, 16.0)
+PENALTIES = np.logspace(-3, 3, 25)  # of ridge, in units of the mean squared length of a scan's features
+MIN_STD_SHARE = 0.15  # of the overall standard deviation, added to each feature's: hardly changing ones stay small
 MOST_SCANS = 2000  # that ridge is fitted on: 1.2 GB of 4 mm voxels in the double precision of scikit-learn
 AT_ONCE = 200  # scans held while predicting
+FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What ridge sees of a prepared volume: its voxels on a coarse grid, blurred, both halves averaged where asked.
+
+    Attributes:
+        spacing_mm: Of the prepared volumes.
+        blur_mm: Full width at half maximum of a Gaussian, millimetres; 0: plain averages of 4 mm blocks.
+        mirrored: Average each scan with its left-right mirror image.
+    """
+
+    spacing_mm: tuple[float, ...]
+    blur_mm: float
+    mirrored: bool
+
+    def of(self, volumes: Sequence[StoredVolume]) -> np.ndarray:
+        """Lay each scan out as a row, shape (n_scans, n_features), float32."""
+        return np.stack([self.of_volume(volume.load()) for volume in volumes])
+
+    def of_volume(self, data: np.ndarray) -> np.ndarray:
+        """Features of one volume (C, *spatial), shape (n_features,), float32."""
+        if self.mirrored:
+            data = (data + data[:, ::-1]) / 2
+            data = data[:, : -(-data.shape[1] // 2)]  # the other half says the same
+        for axis, spacing in enumerate(self.spacing_mm, start=1):
+            sampling = _sampling(data.shape[axis], spacing, self.blur_mm, mirrored=self.mirrored and axis == 1)
+            data = np.moveaxis(np.tensordot(sampling, data, axes=(1, axis)), 0, axis)
+        return np.ascontiguousarray(data, dtype=np.float32).ravel()
+
+
+@lru_cache(maxsize=32)
+def _sampling(size: int, spacing_mm: float, blur_mm: float, mirrored: bool) -> np.ndarray:
+    """Give the matrix (n_coarse, size) that blurs and samples one axis; each row sums to 1.
+
+    Blurred features are sampled every 4 mm or, from a blur of 12 mm on, every 8 mm: more would say nothing new.
+    `mirrored`: the axis goes on beyond its end with its own mirror image.
+    """
+    step = GRID_MM * (2 if blur_mm >= 12 else 1)
+    factor = max(1, round(step / spacing_mm))
+    if blur_mm == 0:
+        n = max(1, size // factor)
+        return np.repeat(np.eye(n, dtype=np.float32), factor, axis=1)[:, :size] / np.float32(min(factor, size))
+    places = (np.arange(max(1, size // factor)) + 0.5) * factor - 0.5
+    sigma = max(blur_mm / FWHM_PER_SIGMA / spacing_mm, 0.3)
+    voxels = np.arange(size)
+    rows = np.exp(-0.5 * ((places[:, None] - voxels) / sigma) ** 2)
+    if mirrored:
+        rows += np.exp(-0.5 * ((places[:, None] - (2 * size - 1 - voxels)) / sigma) ** 2)
+    return (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Ridge:
-    """Ridge regression of age on coarse, standardised voxels.
+    """Ridge regression of age on coarse, standardised features.
 
     Attributes:
-        factor: Prepared voxels averaged along each axis.
-        mean, std: Of each coarse voxel over the training scans, shape (n_voxels,).
-        weights: Shape (n_voxels,).
+        features: What it sees.
+        mean, std: Of each feature over the training scans, shape (n_features,).
+        weights: Shape (n_features,).
         intercept: Mean training age, years.
-        alpha: Penalty, chosen by leave-one-out error on the training scans.
+        alpha: Penalty, chosen by leave-one-out error on the training scans, as the blur is.
     """
 
-    factor: tuple[int, ...]
+    features: Features
     mean: np.ndarray
     std: np.ndarray
     weights: np.ndarray
@@ -45,15 +99,15 @@ class Ridge:
         """Predict ages in years, shape (n_scans,)."""
         ages = []
         for start in range(0, len(volumes), AT_ONCE):
-            voxels = coarse_voxels(volumes[start : start + AT_ONCE], self.factor)
-            ages.append(((voxels - self.mean) / self.std) @ self.weights + self.intercept)
+            rows = self.features.of(volumes[start : start + AT_ONCE])
+            ages.append(((rows - self.mean) / self.std) @ self.weights + self.intercept)
         return np.concatenate(ages).astype(float)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as safetensors."""
         from safetensors.numpy import save_file
 
-        about = {"factor": list(self.factor), "intercept": self.intercept, "alpha": self.alpha}
+        about = {"features": asdict(self.features), "intercept": self.intercept, "alpha": self.alpha}
         with atomic_path(path) as temporary:
             save_file(
                 {"mean": self.mean, "std": self.std, "weights": self.weights},
@@ -69,39 +123,64 @@ class Ridge:
         with safe_open(Path(path), framework="np") as file:
             about = json.loads(file.metadata()["about"])
             arrays = {name: file.get_tensor(name) for name in ("mean", "std", "weights")}
-        return cls(tuple(about["factor"]), **arrays, intercept=about["intercept"], alpha=about["alpha"])
+        given = about["features"]
+        features = Features(tuple(given["spacing_mm"]), given["blur_mm"], given["mirrored"])
+        return cls(features, **arrays, intercept=about["intercept"], alpha=about["alpha"])
 
 
-def fit_ridge(volumes: Sequence[StoredVolume], ages: np.ndarray, spacing_mm: Sequence[float]) -> Ridge:
-    """Fit ridge regression; the penalty is the one with the smallest leave-one-out error on these scans.
+def fit_ridge(
+    volumes: Sequence[StoredVolume],
+    ages: np.ndarray,
+    spacing_mm: Sequence[float],
+    *,
+    blurs_mm: Sequence[float] = BLURS_MM,
+    mirrored: Sequence[bool] = (False, True),
+) -> Ridge:
+    """Fit ridge regression; blur, mirroring and penalty are those with the smallest leave-one-out error on these scans.
 
     Args:
         volumes: Of the training scans.
         ages: Years, shape (n_scans,).
-        spacing_mm: Of the prepared volumes.
+        spacing_mm: Of the prepared volumes, millimetres.
+        blurs_mm: Blurs to choose from; (0,) is ridge on plain 4 mm voxels.
+        mirrored: Whether both halves are averaged, to choose from.
 
     Returns:
         The fitted model. Of more than `MOST_SCANS` scans it is fitted on as many, drawn at random with a fixed seed, so
         that memory does not grow with the cohort.
     """
-    from sklearn.linear_model import RidgeCV
-
     if len(volumes) > MOST_SCANS:
         chosen = np.sort(np.random.default_rng(0).permutation(len(volumes))[:MOST_SCANS])
         volumes, ages = [volumes[index] for index in chosen], np.asarray(ages)[chosen]
-    factor = tuple(max(1, round(COARSE_MM / spacing)) for spacing in spacing_mm)
-    voxels = coarse_voxels(volumes, factor)
-    mean, std = voxels.mean(axis=0), voxels.std(axis=0)
-    std = np.where(std > MIN_STD, std, np.float32(np.inf))  # a voxel that never changes tells nothing
-    centre = float(np.mean(ages))
-    np.divide(voxels - mean, std, out=voxels)
-    model = RidgeCV(alphas=ALPHAS, fit_intercept=False).fit(voxels, ages - centre)
-    return Ridge(factor, mean, std, model.coef_.astype(np.float32), centre, float(model.alpha_))
+    spacing = tuple(float(value) for value in spacing_mm)
+    fits = [
+        _fit(Features(spacing, blur, mirror), volumes, np.asarray(ages, dtype=float))
+        for blur in blurs_mm
+        for mirror in mirrored
+    ]
+    return min(fits, key=lambda fit: fit[0])[1]
 
 
-def coarse_voxels(volumes: Sequence[StoredVolume], factor: Sequence[int]) -> np.ndarray:
-    """Average blocks of voxels and lay each scan out as a row, shape (n_scans, n_voxels), float32."""
-    return np.stack([block_mean(volume.load(), (1, *factor)).ravel() for volume in volumes])
+def _fit(features: Features, volumes: Sequence[StoredVolume], ages: np.ndarray) -> tuple[float, Ridge]:
+    """Fit on some features; gives the mean squared leave-one-out error too."""
+    from sklearn.linear_model import RidgeCV
+
+    rows = features.of(volumes)
+    mean, std = rows.mean(axis=0), rows.std(axis=0)
+    overall = float(np.sqrt(np.mean(std.astype(np.float64) ** 2)))
+    # A feature that never changes tells nothing.
+    std = np.where(std > 0, std + np.float32(MIN_STD_SHARE * overall), np.float32(np.inf))
+    centre = float(ages.mean())
+    np.divide(rows - mean, std, out=rows)
+    # Among n scans, n numbers a scan say all that its features do: exact in double precision, and small.
+    variances, axes = np.linalg.eigh((rows @ rows.T).astype(np.float64))
+    scores = axes * np.sqrt(np.maximum(variances, 0))
+    alphas = PENALTIES * variances.mean()
+    # With the intercept in it, a scan that is left out is left out of the means as well.
+    model = RidgeCV(alphas=alphas, fit_intercept=True, scoring="neg_mean_absolute_error").fit(scores, ages)
+    duals = axes @ ((axes.T @ (ages - centre)) / (np.maximum(variances, 0) + model.alpha_))
+    weights = (rows.T @ duals.astype(np.float32)).astype(np.float32)
+    return -float(model.best_score_), Ridge(features, mean, std, weights, centre, float(model.alpha_))
 
 
 def baseline_tables(rows: pd.DataFrame, mean_age: float, ridge_ages: np.ndarray) -> dict[str, pd.DataFrame]:

@@ -23,13 +23,20 @@ DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536  # mallopt(3)
 CPU_WORDS = ("DefaultCPUAllocator", "not enough memory")  # how torch says it on a CPU (c10/core/impl/alloc_cpu.cpp)
 
 
-def make_fabric(precision: str) -> Fabric:
+def make_fabric(precision: str, *, in_phases: bool = False) -> Fabric:
     """Make the Fabric that places a training: a GPU where there is one, and as many processes as were started.
 
     `torchrun --nproc-per-node N -m neuroage train …` starts N of them; they are found by the variables it sets.
+
+    Args:
+        precision: fp32, bf16 or fp16.
+        in_phases: Parts of the network learn in some epochs only: processes then look, at every step, which gradients
+            there will be, instead of waiting for all.
     """
     n_here, n_processes = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    strategy: str | Strategy = "auto" if n_processes == 1 else DDPStrategy(timeout=LONGEST_WAIT)
+    strategy: str | Strategy = "auto"
+    if n_processes > 1:
+        strategy = DDPStrategy(timeout=LONGEST_WAIT, find_unused_parameters=in_phases)
     with _hushed("lightning.fabric", "lightning_fabric"):
         fabric = Fabric(
             accelerator="auto",

@@ -161,7 +161,11 @@ class Probe:
         self.fabric = make_fabric(plan.precision)
         channels = recipe.prepare.n_channels
         network = build_network(
-            self.recipe, spatial_dims=len(size), in_channels=channels, n_outputs=self.task.n_outputs
+            self.recipe,
+            spatial_dims=len(size),
+            in_channels=channels,
+            n_outputs=self.task.n_outputs,
+            pretrained=False,
         )
         self.learner = Learner(self.fabric, network, self.recipe, len(size))
         self.augment = build_augmentation(self.recipe)

@@ -11,9 +11,11 @@ import pandas as pd
 
 from neuroage.analysis import Comparison, compare_models
 from neuroage.cohort import Cohort, Split
-from neuroage.errors import InfeasibleError, RefusedError, UsageError
+from neuroage.cohort.parts import Part
+from neuroage.errors import InfeasibleError, NeuroageError, RefusedError, UsageError
 from neuroage.files import is_main_process
 from neuroage.imaging.store import Store
+from neuroage.runs.calibration import calibrate_again
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run, now
 from neuroage.training.devices import make_fabric
@@ -29,20 +31,25 @@ def train_members(
     out: str | os.PathLike[str],
     *,
     folds: Sequence[int] = (0,),
+    parts: Sequence[Part] = (),
     repeats: int = 1,
     resume: str = "auto",
     store: Store | None = None,
     observer: Observer | None = None,
 ) -> Run:
-    """Train a recipe on several folds, each with several seeds; members that are complete already are kept.
+    """Train a recipe on several folds or parts, each with several seeds; members that are complete already are kept.
 
-    With one fold and one repeat this is a plain run.
+    With one fold or part and one repeat this is a plain run. With several folds, or parts, every training subject is
+    predicted by members that did not train on them; on these out-of-fold predictions the run is calibrated (from 20
+    subjects on): age bias and intervals.
 
     Args:
         recipe: Repeat r uses its seed + r.
         cohort, split, out, store, observer: As in `train`.
         folds: Folds of the split.
-        repeats: Seeds a fold.
+        parts: Of a single fold's training subjects (`all_parts`), each left out by one member. The validation and test
+            subjects are predicted by all members.
+        repeats: Seeds a fold or part.
         resume: As in `train`, for the run as a whole; members that are complete are kept, others continued or begun.
 
     Returns:
@@ -51,24 +58,38 @@ def train_members(
     Raises:
         UsageError: The split has no such folds.
     """
-    if len(folds) == 1 and repeats == 1:
-        return train(recipe, cohort, split, out, fold=folds[0], resume=resume, store=store, observer=observer)
+    left_out = held_out_by_members(folds, parts)
+    n_parts = parts[0].n_parts if parts else 1
+    if len(left_out) == 1 and repeats == 1:
+        fold, part = left_out[0]
+        name = member_name(fold, recipe.seed, part) if part else ""
+        return train(
+            recipe, cohort, split, out, fold=fold, part=part, member=name, resume=resume, store=store, observer=observer
+        )
     fabric, parent = make_fabric("fp32"), Run(out)
     if fabric.is_global_zero and (not parent.exists or resume == "never"):
-        Run.create_parent(out, recipe, cohort.select(modality=recipe.modality), split)
+        Run.create_parent(out, recipe, cohort.select(modality=recipe.modality), split, n_parts=n_parts)
     fabric.barrier()
     if parent.about["split_digest"] != split.digest or parent.about["recipe_digest"] != recipe.digest:
         raise RefusedError(f"{out} was started with another split or recipe", fix="Choose another folder.")
     if not parent.is_parent:
-        raise RefusedError(f"{out} holds a single training, not {len(folds) * repeats}", fix="Choose another folder.")
+        raise RefusedError(
+            f"{out} holds a single training, not {len(left_out) * repeats}", fix="Choose another folder."
+        )
+    if parent.about.get("n_parts", 1) != n_parts:
+        raise RefusedError(
+            f"{out} was started with its training subjects in {parent.about.get('n_parts', 1)} parts, not {n_parts}",
+            fix="Continue with the same --folds, or choose another folder with --out.",
+        )
     observer = observer if observer and fabric.is_global_zero else Observer()
     members: list[Run] = []
-    for fold in folds:
+    for fold, part in left_out:
         for repeat in range(repeats):
-            name = member_name(fold, recipe.seed + repeat)
+            name = member_name(fold, recipe.seed + repeat, part)
+            without = f"without part {part.index + 1} of {n_parts}" if part else f"fold {fold}"
             observer.stage(
-                f"Member {len(members) + 1} of {len(folds) * repeats}: {recipe.modality}, "
-                f"fold {fold}, seed {recipe.seed + repeat}"
+                f"Member {len(members) + 1} of {len(left_out) * repeats}: {recipe.modality}, "
+                f"{without}, seed {recipe.seed + repeat}"
             )
             seeded = recipe.updated(f"seed={recipe.seed + repeat}")
             members.append(
@@ -78,6 +99,7 @@ def train_members(
                     split,
                     parent.member_folder(name),
                     fold=fold,
+                    part=part,
                     member=name,
                     resume="auto",
                     store=store,
@@ -85,23 +107,46 @@ def train_members(
                 )
             )
     if fabric.is_global_zero:
-        _gather(parent, members)
+        _gather(parent, members, observer, has_out_of_fold=len(left_out) > 1)
     fabric.barrier()
     return parent
 
 
-def member_name(fold: int, seed: int) -> str:
-    """Name the member that is trained on a fold with a seed."""
-    return f"fold{fold}-seed{seed}"
+def held_out_by_members(folds: Sequence[int], parts: Sequence[Part]) -> list[tuple[int, Part | None]]:
+    """Give what the members of a run leave out: a fold each, or one part each of a single fold's training subjects.
+
+    Raises:
+        UsageError: Several folds and parts at once.
+    """
+    if not parts:
+        return [(fold, None) for fold in folds]
+    if len(folds) > 1:
+        raise UsageError(f"{len(folds)} folds and {len(parts)} parts", expected="several folds, or parts of one fold")
+    return [(folds[0], part) for part in parts]
 
 
-def _gather(parent: Run, members: Sequence[Run]) -> None:
+def member_name(fold: int, seed: int, part: Part | None = None) -> str:
+    """Name the member that is trained on a fold, or without a part, with a seed."""
+    return f"part{part.index}-seed{seed}" if part else f"fold{fold}-seed{seed}"
+
+
+def _gather(parent: Run, members: Sequence[Run], observer: Observer, *, has_out_of_fold: bool) -> None:
     parent.save_predictions(pd.concat([member.predictions for member in members], ignore_index=True))
     tables = [member.baselines for member in members]
     parent.save_baselines({name: pd.concat([table[name] for table in tables], ignore_index=True) for name in tables[0]})
     parent.update(selected_on=members[0].about["selected_on"], status="scored")
+    if has_out_of_fold:
+        _calibrate(parent, observer)
     write_run_pages(parent)
     parent.update(finished=now(), status="complete")  # last: a complete run has everything
+
+
+def _calibrate(parent: Run, observer: Observer) -> None:
+    try:
+        observer.note(f"Calibrated: {calibrate_again(parent).words}.")
+    except NeuroageError as error:  # such as too few subjects: the run is good without
+        parent.calibration_path.unlink(missing_ok=True)
+        observer.note(f"Not calibrated. {error}")
 
 
 def compare_modalities(
@@ -111,6 +156,7 @@ def compare_modalities(
     runs_folder: str | os.PathLike[str],
     *,
     folds: Sequence[int] = (0,),
+    parts: Sequence[Part] = (),
     repeats: int = 1,
     chosen_recipes: bool = False,
     store: Store | None = None,
@@ -125,7 +171,7 @@ def compare_modalities(
         cohort: Scans of all modalities.
         split: One split for all; only subjects with every modality take part.
         runs_folder: Runs are kept there by modality; a complete one with the same split is not trained again.
-        folds, repeats, store, observer: As in `train_members`.
+        folds, parts, repeats, store, observer: As in `train_members`.
         chosen_recipes: The recipes were asked for: a run that was trained with another one is refused, not used.
 
     Returns:
@@ -151,7 +197,7 @@ def compare_modalities(
         folder = Path(runs_folder) / modality
         existing = Run(folder)
         same = existing.complete and existing.about["split_digest"] == split.digest
-        if same and _same_members(existing, folds, repeats):
+        if same and _same_members(existing, held_out_by_members(folds, parts), repeats):
             _refuse_other_recipe(existing, recipe, chosen_recipes)
             observer.note(
                 f"{folder} is trained already on this split, on {_n_training(existing)} scans: not trained again."
@@ -159,7 +205,7 @@ def compare_modalities(
             runs[modality] = existing
             continue
         runs[modality] = train_members(
-            recipe, together, split, folder, folds=folds, repeats=repeats, store=store, observer=observer
+            recipe, together, split, folder, folds=folds, parts=parts, repeats=repeats, store=store, observer=observer
         )
     return compare_runs(runs), runs
 
@@ -186,11 +232,15 @@ def subjects_with_all(cohort: Cohort, modalities: Sequence[str]) -> set[str]:
     return set.intersection(*groups)
 
 
-def _same_members(run: Run, folds: Sequence[int], repeats: int) -> bool:
-    if len(folds) == 1 and repeats == 1:
-        return not run.is_parent and run.about["fold"] == folds[0]
-    found = {(member.about["fold"], member.recipe.seed) for member in run.members if member.complete}
-    return run.is_parent and len(found) == len(folds) * repeats and {fold for fold, _ in found} == set(folds)
+def _same_members(run: Run, left_out: Sequence[tuple[int, Part | None]], repeats: int) -> bool:
+    if len(left_out) == 1 and repeats == 1:
+        return not run.is_parent and (run.about["fold"], run.part) == left_out[0]
+    found = {(member.about["fold"], member.part, member.recipe.seed) for member in run.members if member.complete}
+    return (
+        run.is_parent
+        and len(found) == len(left_out) * repeats
+        and {(fold, part) for fold, part, _ in found} == set(left_out)
+    )
 
 
 def compare_runs(runs: dict[str, Run]) -> Comparison:

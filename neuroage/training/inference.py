@@ -1,4 +1,4 @@
-"""Run a network on scans without learning."""
+"""Run a network on scans without learning; open the network of a run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from neuroage.errors import UsageError
 from neuroage.imaging.batches import VolumeSet
-from neuroage.models.network import Network
-from neuroage.training.devices import sum_over_processes
+from neuroage.models.network import Network, build_network
+from neuroage.models.tasks import Task, build_task
+from neuroage.runs.run import Run
+from neuroage.training.checkpoint import load_checkpoint
+from neuroage.training.devices import make_fabric, sum_over_processes
 
 LEFT_RIGHT_AXIS = {4: 3, 5: 2}  # of a batch: columns of an image (B, C, H, W), the first axis of a RAS+ volume
 MEMORY_FORMAT = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -44,7 +48,7 @@ def run_network(
     network.eval()
     mine = np.arange(fabric.global_rank, len(positions), fabric.world_size)
     plan = [positions[mine[start : start + batch_size]] for start in range(0, len(mine), batch_size)]
-    parts = [_outputs(fabric, network, images, flips) for images in volumes.batches(plan)]
+    parts = [outputs_of(fabric, network, images, flips) for images in volumes.batches(plan)]
     network.train(was_training)
     if fabric.world_size == 1:
         return torch.cat(parts)
@@ -54,10 +58,45 @@ def run_network(
     return sum_over_processes(fabric, outputs)
 
 
-def _outputs(fabric: Fabric, network: nn.Module, images: Tensor, flips: bool) -> Tensor:
+def outputs_of(fabric: Fabric, network: nn.Module, images: Tensor, flips: bool) -> Tensor:
+    """Give the outputs of one batch, (B, n_outputs), float32; with `flips` averaged with its left–right mirror."""
     images = images.contiguous(memory_format=MEMORY_FORMAT[images.ndim])
     with fabric.autocast():
         output = network(images).float()
         if flips:
             output = (output + network(images.flip(LEFT_RIGHT_AXIS[images.ndim])).float()) / 2
     return output
+
+
+def complete_leaves(run: Run) -> list[Run]:
+    """Give the trainings of a run that came to their end.
+
+    Raises:
+        UsageError: There is none.
+    """
+    leaves = [leaf for leaf in run.leaves if leaf.complete]
+    if not leaves:
+        raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
+    return leaves
+
+
+def load_network(run: Run) -> tuple[Fabric, Network, Task]:
+    """Open the network of a single training, on the device that is there, with the weights that were kept.
+
+    Raises:
+        DataError: The weights are missing or not whole.
+    """
+    recipe, about = run.recipe, run.about
+    groups, kept = load_checkpoint(run.weights_path)
+    task = build_task(recipe)
+    task.restore(kept["task"])
+    network = build_network(
+        recipe,
+        spatial_dims=len(recipe.prepare.size),
+        in_channels=recipe.prepare.n_channels,
+        n_outputs=task.n_outputs,
+        pretrained=False,
+    )
+    network.load_state_dict(groups["network"])
+    fabric = make_fabric(about["precision"] if about["device"] == make_fabric("fp32").device.type else "fp32")
+    return fabric, network.to(fabric.device).to(memory_format=MEMORY_FORMAT[len(recipe.prepare.size) + 2]), task

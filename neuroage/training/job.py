@@ -13,7 +13,7 @@ from neuroage.runs.run import Run
 from neuroage.training.augmentation import Augmentation
 from neuroage.training.observer import Observer
 
-SCORED = ("validation", "test")  # sets that are predicted at the end
+SCORED = ("out_of_fold", "validation", "test")  # sets that are predicted at the end
 
 
 @dataclass(frozen=True)

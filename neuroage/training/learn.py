@@ -12,9 +12,12 @@ from lightning_fabric import Fabric
 from neuroage.errors import InfeasibleError
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.store import StoredVolume
+from neuroage.models.freezing import freeze_for, phases, phases_in_words
 from neuroage.models.network import Network, build_network
 from neuroage.runs.recipe import Recipe
 from neuroage.training.devices import is_out_of_memory, kept_memory, make_fabric
+from neuroage.training.features import on_features, whole
+from neuroage.training.initial import measure_norms, take_backbone
 from neuroage.training.interruption import stop_on_signals
 from neuroage.training.job import Job
 from neuroage.training.loop import Scans, Trainee, fit
@@ -38,25 +41,17 @@ def learn(job: Job) -> tuple[Fabric, Network]:
             tell the others in the middle of a step; resuming then takes the smaller plan.
         DataError: The training diverged.
     """
-    recipe, task = job.recipe, job.task
-    task.fit(job.rows("train", "inner"))
-    fabric = make_fabric("fp32")
-    network = build_network(
-        recipe,
-        spatial_dims=len(recipe.prepare.size),
-        in_channels=recipe.prepare.n_channels,
-        n_outputs=task.n_outputs,
-    )
-    if recipe.standardise == "voxelwise":
-        set_standardisation(network, job.volumes("train"))
-    fabric, plan = _settle(job, fabric, network)
+    recipe = job.recipe
+    trainee, plan = ready(job)
+    fabric, network = trainee.fabric, trainee.network
     with kept_memory(fabric.device, wanted=plan.has_room), stop_on_signals() as should_stop:
-        trainee = _trainee(job, fabric, network, plan)
         trainee.should_stop = should_stop
         _announce(job, trainee, plan)
+        if recipe.finetune.cache_features:
+            trainee = on_features(trainee, plan.scans_at_once, job.observer.note)
         while True:
             try:
-                return fabric, fit(trainee)
+                return fabric, whole(fit(trainee))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -72,6 +67,40 @@ def learn(job: Job) -> tuple[Fabric, Network]:
                 torch.cuda.empty_cache()
             job.observer.note(f"Memory ran out: going on from the last saved state with {plan.words}.")
             trainee.recipe = resolved(recipe, plan)
+
+
+def ready(job: Job) -> tuple[Trainee, Plan]:
+    """Make everything that the loop works on, as far as its first step: network, number format, memory plan, scans."""
+    job.task.fit(job.rows("train", "inner"))
+    fabric = make_fabric("fp32")
+    is_new = fabric.broadcast(not job.run.checkpoint_path.exists())  # a checkpoint has all weights
+    network = _network(job, fabric, is_new=is_new)
+    fabric, plan = _settle(job, fabric, network)
+    if is_new and job.recipe.finetune.reestimate_norms:
+        measure_norms(job, fabric, network, plan.scans_at_once)
+    return _trainee(job, fabric, network, plan), plan
+
+
+def _network(job: Job, fabric: Fabric, *, is_new: bool) -> Network:
+    """Build the network, with what it starts from, and freeze what never trains."""
+    recipe, parent = job.recipe, job.recipe.finetune.init_from
+    network = build_network(
+        recipe,
+        spatial_dims=len(recipe.prepare.size),
+        in_channels=recipe.prepare.n_channels,
+        n_outputs=job.task.n_outputs,
+        pretrained=is_new and parent is None,
+        bin_edges=getattr(job.task, "edges", None),
+        say=job.observer.note,
+    )
+    if is_new and parent is not None:
+        taken = take_backbone(network, job)
+        if fabric.is_global_zero:
+            job.run.update(init_from=taken)
+    if recipe.standardise == "voxelwise":
+        set_standardisation(network, job.volumes("train"))
+    freeze_for(network, recipe)  # so that memory is planned for the most that will ever train
+    return network
 
 
 def resolved(recipe: Recipe, plan: Plan) -> Recipe:
@@ -104,7 +133,7 @@ def _settle(job: Job, fabric: Fabric, network: Network) -> tuple[Fabric, Plan]:
                 n_processes=fabric.world_size,
             )
         )
-    fabric = make_fabric(precision)
+    fabric = make_fabric(precision, in_phases=len(phases(recipe.finetune, recipe.training.epochs)) > 1)
     if fabric.is_global_zero:
         job.run.update(
             precision=precision,
@@ -133,7 +162,7 @@ def _announce(job: Job, trainee: Trainee, plan: Plan) -> None:
     if fabric.world_size > 1:
         where += f", {fabric.world_size} processes"
     job.observer.stage(f"Training {recipe.backbone.name} on {len(trainee.train)} {recipe.modality} scans ({where})")
-    for reason in plan.reasons:
+    for reason in [*plan.reasons, *phases_in_words(trainee.network, recipe)]:
         job.observer.note(reason)
     job.observer.training(job.run, len(job.run.history), recipe.training.epochs)
 

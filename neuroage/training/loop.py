@@ -129,16 +129,13 @@ def _train_epoch(trainee: Trainee, learner: Learner, state: State) -> None:
     # Sums stay on the device until the epoch ends: reading one would make every step wait for it.
     sums = torch.tensor([state.loss_sum, state.error_sum], dtype=torch.float64, device=fabric.device)
     sums *= fabric.global_rank == 0
-    learner.network.train()
+    learner.begin_epoch(state.epoch)
     for step, images in zip(steps, trainee.train.volumes.batches([step.scans for step in steps]), strict=True):
         scores = _plateau_scores(trainee, state)
         learner.set_rate(
             learning_rate(recipe.optim, state.epoch + state.step / n_steps, recipe.training.epochs, scores)
         )
-        torch.manual_seed(_dropout_seed(recipe, state, fabric.global_rank))
-        if trainee.augment is not None:
-            images, _ = trainee.augment(images, [(state.epoch, int(position)) for position in step.scans])
-        images, targets = _mixed(step, images, trainee.train.targets)
+        images, targets = ready_batch(trainee, step, images, state.epoch, state.step)
         sums += learn_from(learner, recipe, trainee.task, images, targets, n_all=step.n_all)
         state.step, state.n_steps = state.step + 1, state.n_steps + 1
         learner.follow(state.n_steps)
@@ -154,13 +151,24 @@ def _train_epoch(trainee: Trainee, learner: Learner, state: State) -> None:
     state.seconds = time.monotonic() - started
 
 
-def _dropout_seed(recipe: Recipe, state: State, rank: int) -> int:
-    place = (state.epoch, state.step, rank) if rank else (state.epoch, state.step)
-    return child_seed(recipe.seed, "dropout", *place)
+def ready_batch(trainee: Trainee, step: Step, images: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor]:
+    """Augment and mix the images of a step, and set the seed of its dropout.
 
+    Args:
+        trainee: Augmentation and targets.
+        step: Whose scans the images are.
+        images: Of `step.scans`, as prepared.
+        epoch, number: Which step of which epoch, both from 0.
 
-def _mixed(step: Step, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the images and targets that are learnt from; `images` are those of `step.scans`."""
+    Returns:
+        Images and targets that are learnt from.
+    """
+    rank = trainee.fabric.global_rank
+    place = (epoch, number, rank) if rank else (epoch, number)
+    torch.manual_seed(child_seed(trainee.recipe.seed, "dropout", *place))
+    if trainee.augment is not None:
+        images, _ = trainee.augment(images, [(epoch, int(position)) for position in step.scans])
+    targets = trainee.train.targets
     targets = targets[to_device(step.scans, targets.device)]
     if step.partners is None:
         return images, targets

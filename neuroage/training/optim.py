@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from neuroage.runs.recipe import Optim
+from neuroage.models.freezing import rate_scales, stages_of
+from neuroage.models.network import Network
+from neuroage.runs.recipe import Finetune, Optim
 
 ONE_CYCLE_RISE = 0.3  # share of the training in which one_cycle rises (Smith 2019, doi:10.1117/12.2520589)
 ONE_CYCLE_START = 0.04  # where it starts, as a share of the highest rate (same source)
@@ -18,22 +20,54 @@ PLATEAU_FACTOR = 0.3
 PLATEAU_MIN_GAIN = 1e-3  # relative improvement that counts
 
 
-def make_optimiser(network: nn.Module, recipe: Optim) -> torch.optim.Optimizer:
+def make_optimiser(network: nn.Module, recipe: Optim, finetune: Finetune | None = None) -> torch.optim.Optimizer:
     """Make the optimiser of a recipe; weight decay spares norms and biases (every parameter with one axis).
 
     Where torch has a fused kernel (CPU, CUDA), all weights move in one launch.
+
+    Args:
+        network: Its parameters that require a gradient are optimised.
+        recipe: Rate, momentum, weight decay.
+        finetune: Where stages learn at different rates, each has groups of its own, with `lr_scale`, which `set_rate`
+            heeds.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    finetune = finetune or Finetune()
+    groups = _groups(network, recipe, finetune)
+    parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if recipe.name == "sgd":
+        fused &= len(finetune.unfreeze or ()) < 2  # its kernel wants momentum of all weights or of none
         return torch.optim.SGD(
             groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused
         )
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
+
+
+def _groups(network: nn.Module, recipe: Optim, finetune: Finetune) -> list[dict[str, Any]]:
+    alike = finetune.layer_decay == 1 and finetune.head_lr == 1
+    if alike or not isinstance(network, Network):
+        return _decayed_and_not(list(network.parameters()), recipe)
+    stages = stages_of(network)
+    groups = []
+    for stage, scale in zip(stages, rate_scales(stages, finetune), strict=True):
+        for group in _decayed_and_not(stage.parameters, recipe):
+            if group["params"]:
+                groups.append({**group, "lr": recipe.lr * scale, "lr_scale": scale})
+    return groups
+
+
+def _decayed_and_not(parameters: list[nn.Parameter], recipe: Optim) -> list[dict[str, Any]]:
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group: `rate`, times the group's own factor where it has one."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def learning_rate(recipe: Optim, progress_epochs: float, n_epochs: int, scores: Sequence[float] = ()) -> float:

@@ -1,4 +1,4 @@
-"""Ask a run: predict the ages of scans that it has not seen, with the baselines beside it."""
+"""Ask a run: check and predict the ages of scans that it has not seen, with the baselines beside it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from lightning_fabric import Fabric
 
 from neuroage.analysis import Evaluation, evaluate
 from neuroage.cohort import Cohort
 from neuroage.errors import InfeasibleError, RefusedError, UsageError
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.read import SUFFIXES
-from neuroage.imaging.store import PreparedCohort, Store, prepare_scans
-from neuroage.models.network import build_network
-from neuroage.models.tasks import build_task
+from neuroage.imaging.store import Store, StoredVolume, listed, prepare_scans
+from neuroage.models.network import Network
+from neuroage.models.tasks import Task
+from neuroage.runs.calibration import apply_calibration, read_calibration
 from neuroage.runs.predictions import average_members
 from neuroage.runs.run import Run
 from neuroage.training.baselines import Ridge, baseline_tables
-from neuroage.training.checkpoint import load_checkpoint
-from neuroage.training.devices import make_fabric
-from neuroage.training.inference import MEMORY_FORMAT, run_network
+from neuroage.training.check import Finding, find_concerns
+from neuroage.training.inference import complete_leaves, load_network, run_network
 from neuroage.training.observer import Observer
 from neuroage.training.plan import Plan
 from neuroage.training.scoring import blend_with_ridge, predictions_table
 
+NEAR_YEARS = 5.0  # to each side: how far the nearest training subjects of a prediction may be and still say much
 TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx")
 
 
@@ -37,7 +39,8 @@ class Answer:
     """Predictions of a run.
 
     Attributes:
-        table: One row a scan: scan_id, subject_id, age (NaN where unknown), predicted_age, gap, `concerns` in words.
+        table: One row a scan: scan_id, subject_id, age (NaN where unknown), predicted_age (NaN where refused), gap, and
+            what `add_findings` adds.
         baselines: The same scans predicted by the mean training age and by ridge: name → table.
         failures: scan_id → why it could not be read.
     """
@@ -124,70 +127,135 @@ def predict(
     *,
     store: Store | None = None,
     max_failed_share: float = 0.1,
+    force: bool = False,
     observer: Observer | None = None,
 ) -> Answer:
-    """Predict every scan of a cohort; members of an ensemble are averaged.
+    """Check every scan of a cohort against the run's input contract and predict it; members are averaged.
+
+    A scan whose prediction would be meaningless (verdict `refuse`) stays in the table without a predicted age.
 
     Args:
         run: A complete run.
         cohort: Scans of the run's modality; ages may be missing.
         store: Prepared volumes; the user's cache folder when None.
         max_failed_share: Share of scans that may fail to be read.
+        force: Predict refused scans too; their verdict and concerns stay.
         observer: Receives news.
 
     Raises:
         UsageError: The run is not complete.
         DataError: Too many scans cannot be read.
+        RefusedError: Every scan is refused.
     """
     observer = observer or Observer()
-    leaves = [leaf for leaf in run.leaves if leaf.complete]
-    if not leaves:
-        raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
+    leaves = complete_leaves(run)
     recipe = leaves[0].recipe
     observer.stage(f"Preparing {len(cohort)} scans")
     prepared = prepare_scans(
         cohort.scans(), recipe.prepare, store or Store(), max_failed_share=max_failed_share, progress=observer.preparing
     )
-    rows = cohort.table.set_index("scan_id", drop=False).loc[list(prepared.volumes)]
-    rows = rows.assign(set="new")
+    everyone = cohort.table.set_index("scan_id", drop=False).loc[list(prepared.volumes)].assign(set="new")
+    observer.stage("Checking the scans against those that the run was trained on")
+    first = load_network(leaves[0])
+    findings = dict(
+        zip(prepared.volumes, find_concerns(leaves[0], *first[:2], list(prepared.volumes.values())), strict=True)
+    )
+    rows = everyone if force else _refuse(everyone, findings, observer)
     observer.stage(f"Predicting with {len(leaves)} network{'s' * (len(leaves) > 1)}")
+    volumes = [prepared.volumes[scan_id] for scan_id in rows.index]
     tables = []
     baselines: dict[str, list[pd.DataFrame]] = {"mean": [], "ridge": []}
-    for leaf in leaves:
-        table = _predict_leaf(leaf, rows, prepared)
-        ridge_ages = Ridge.load(leaf.ridge_path).predict(list(prepared.volumes.values()))
+    for number, leaf in enumerate(leaves):
+        table = predict_volumes(leaf, rows, volumes, first if number == 0 else None)
+        ridge_ages = Ridge.load(leaf.ridge_path).predict(volumes)
         for name, baseline in baseline_tables(table, leaf.contract.age_years[1], ridge_ages).items():
             baselines[name].append(baseline)
         tables.append(blend_with_ridge(table, ridge_ages, leaf.recipe.predict.ridge_share))
     table = average_members(tables)
     table["gap"] = table["predicted_age"] - table["age"]
-    contract = leaves[0].contract
-    table["concerns"] = ["; ".join(contract.concerns(prepared.volumes[scan_id].record)) for scan_id in table["scan_id"]]
-    youngest, _, oldest = contract.age_years
-    outside = ~table["predicted_age"].between(youngest, oldest)
-    said = f"predicted age outside the training ages ({youngest:.0f} to {oldest:.0f} years)"
-    table.loc[outside, "concerns"] = [
-        f"{before}; {said}" if before else said for before in table.loc[outside, "concerns"]
-    ]
+    table = apply_calibration(add_findings(table, everyone, findings, run), run)
     return Answer(table, {name: average_members(parts) for name, parts in baselines.items()}, prepared.failures)
 
 
-def _predict_leaf(run: Run, rows: pd.DataFrame, prepared: PreparedCohort) -> pd.DataFrame:
+def _refuse(rows: pd.DataFrame, findings: dict[str, Finding], observer: Observer) -> pd.DataFrame:
+    """Give the scans whose prediction means something; say which are refused."""
+    refused = [scan_id for scan_id in rows.index if findings[scan_id].verdict == "refuse"]
+    reasons = [f"{scan_id}: {next(c for c in findings[scan_id].concerns if c.refuse)}" for scan_id in refused]
+    if len(refused) == len(rows):
+        raise RefusedError(
+            f"Refused: {'the scan' if len(rows) == 1 else f'all {len(rows)} scans'}\n" + listed(reasons),
+            expected="scans like those that the run was trained on",
+            fix="Mend the scans; --force (force=True) predicts them all the same.",
+        )
+    if refused:
+        observer.note(f"{len(refused)} of {len(rows)} scans are refused, without a predicted age:\n" + listed(reasons))
+    return rows.drop(index=refused)
+
+
+def predict_volumes(
+    run: Run,
+    rows: pd.DataFrame,
+    volumes: Sequence[StoredVolume],
+    loaded: tuple[Fabric, Network, Task] | None = None,
+) -> pd.DataFrame:
+    """Predict prepared scans with the network of one training, without ridge.
+
+    Args:
+        run: A single training.
+        rows: One row a scan: scan_id, subject_id, set, age.
+        volumes: Prepared with the run's recipe, in the order of the rows.
+        loaded: What `load_network` gave, where it is at hand.
+    """
     recipe, about = run.recipe, run.about
-    groups, kept = load_checkpoint(run.weights_path)
-    task = build_task(recipe)
-    task.restore(kept["task"])
-    network = build_network(
-        recipe, spatial_dims=len(recipe.prepare.size), in_channels=recipe.prepare.n_channels, n_outputs=task.n_outputs
-    )
-    network.load_state_dict(groups["network"])
-    fabric = make_fabric(about["precision"] if about["device"] == make_fabric("fp32").device.type else "fp32")
-    network = network.to(fabric.device).to(memory_format=MEMORY_FORMAT[len(recipe.prepare.size) + 2])
-    volumes = VolumeSet([prepared.volumes[scan_id] for scan_id in rows.index], fabric.device)
+    fabric, network, task = loaded or load_network(run)
     outputs = run_network(
-        fabric, network, volumes, np.arange(len(rows)), Plan(**about["plan"]).scans_at_once, flips=recipe.predict.flips
+        fabric,
+        network,
+        VolumeSet(list(volumes), fabric.device),
+        np.arange(len(rows)),
+        Plan(**about["plan"]).scans_at_once,
+        flips=recipe.predict.flips,
     )
     return predictions_table(rows, task, outputs, fold=about["fold"], member=about["member"])
+
+
+def add_findings(table: pd.DataFrame, everyone: pd.DataFrame, findings: dict[str, Finding], run: Run) -> pd.DataFrame:
+    """Add what the check found, with the refused scans in their places.
+
+    Args:
+        table: Predictions of the scans that were not refused.
+        everyone: All scans that could be read, indexed by scan_id.
+        findings: scan_id → what was found.
+        run: Whose training ages are meant.
+
+    Returns:
+        One row for each of `everyone`, with `verdict`, `concerns` (words), `outside_ages` (the prediction lies outside
+        of the training ages), `far_from_training` (distance to the nearest training scans in the network's features, 1
+        is usual) and `n_training_near` (training subjects within 5 years of the predicted age).
+    """
+    missing = everyone.loc[~everyone.index.isin(table["scan_id"])].reset_index(drop=True)
+    kept = [column for column in table.columns if column in missing.columns]
+    table = pd.concat([table, missing[kept]], ignore_index=True) if len(missing) else table
+    table = table.set_index("scan_id", drop=False).loc[list(everyone.index)].reset_index(drop=True)
+    contract = complete_leaves(run)[0].contract
+    youngest, _, oldest = contract.age_years
+    predicted = table["predicted_age"]
+    outside = predicted.notna() & ~predicted.between(youngest, oldest)
+    said = f"predicted age outside the training ages ({youngest:.0f} to {oldest:.0f} years)"
+    words = [
+        "; ".join([*map(str, findings[scan_id].concerns), *([said] if beyond else [])])
+        for scan_id, beyond in zip(table["scan_id"], outside, strict=True)
+    ]
+    verdicts = [findings[scan_id].verdict for scan_id in table["scan_id"]]
+    ages = training_ages(run)
+    near = [int((np.abs(ages - age) <= NEAR_YEARS).sum()) if age == age else 0 for age in predicted]
+    return table.assign(
+        verdict=["warn" if v == "ok" and beyond else v for v, beyond in zip(verdicts, outside, strict=True)],
+        concerns=words,
+        outside_ages=outside,
+        far_from_training=[findings[scan_id].measures.get("features", np.nan) for scan_id in table["scan_id"]],
+        n_training_near=near,
+    )
 
 
 def evaluate_on(
@@ -222,21 +290,31 @@ def evaluate_on(
         observer.note(f"{table.loc[seen, 'subject_id'].nunique()} subjects were left out: the run was trained on them.")
     answer = predict(run, cohort.select(scan_ids=table.loc[~seen, "scan_id"].tolist()), store=store, observer=observer)
     about = run.about
+    scored = answer.table[answer.table["predicted_age"].notna()]  # refused scans have none
     evaluation = evaluate(
-        answer.table,
+        scored,
         answer.baselines,
         sets=("new",),
         name=run.recipe.modality,
         meta={"selected_on": about.get("selected_on")},
+        calibration=read_calibration(run),
     )
     return evaluation, answer
 
 
 def subjects_trained_on(run: Run) -> set[str]:
-    """Give every subject on whom any member of the run was trained."""
+    """Give every subject on whom any member of the run was trained, or what its backbone was taken from."""
     subjects: set[str] = set()
     for leaf in run.leaves:
         about = leaf.about
         sets = leaf.split.sets(about["fold"])
         subjects |= set(sets[sets == "train"].index) & set(leaf.cohort.table["subject_id"])
+        subjects |= set(about.get("init_from", {}).get("trained_on", ()))
     return subjects
+
+
+def training_ages(run: Run) -> np.ndarray:
+    """Give the age of every subject on whom any member was trained, at the first scan, in years."""
+    table = run.leaves[0].cohort.table
+    chosen = table[table["subject_id"].isin(subjects_trained_on(run))]
+    return chosen.groupby("subject_id")["age"].min().dropna().to_numpy(dtype=float)

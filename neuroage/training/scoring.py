@@ -12,14 +12,15 @@ from neuroage.analysis import loss_curves, write_evaluation
 from neuroage.imaging.batches import VolumeSet
 from neuroage.models.network import Network
 from neuroage.models.tasks import Task
-from neuroage.runs.contract import InputContract
 from neuroage.runs.evaluation import evaluate_held_out
 from neuroage.runs.run import Run, now
 from neuroage.training.baselines import baseline_tables, fit_ridge
+from neuroage.training.check import make_contract
 from neuroage.training.checkpoint import save_checkpoint
 from neuroage.training.inference import run_network
 from neuroage.training.job import SCORED, Job
 from neuroage.training.plan import Plan
+from neuroage.training.selftest import record_selftest
 
 SELECTED_ON = {"last": "nothing (fixed length)", "inner": "an inner part of training"}
 
@@ -51,8 +52,8 @@ def score(job: Job, fabric: Fabric, network: Network) -> None:
     ridge_ages = ridge.predict(job.volumes(*SCORED))
     run.save_baselines(baseline_tables(table, float(ages.mean()), ridge_ages))
     run.save_predictions(blend_with_ridge(table, ridge_ages, recipe.predict.ridge_share))
-    records = (volume.record for volume in training_volumes)
-    run.save_contract(InputContract.of(recipe.modality, recipe.prepare.spacing, recipe.prepare.size, records, ages))
+    make_contract(run, fabric, network, training_volumes, ages, n_at_once)
+    record_selftest(run, fabric, network, task)
     selected_on = SELECTED_ON.get(recipe.training.select, "validation")
     run.update(selected_on=selected_on, status="scored")
     write_run_pages(run)

@@ -9,13 +9,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from neuroage.models.freezing import freeze_for
 from neuroage.models.network import Network
 from neuroage.models.recompute import set_recompute
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from neuroage.training.inference import MEMORY_FORMAT
-from neuroage.training.optim import MovingAverage, make_optimiser
+from neuroage.training.optim import MovingAverage, make_optimiser, set_rate
 
 
 def compile_network(network: nn.Module) -> None:
@@ -46,7 +47,7 @@ class Learner:
     Args:
         fabric: Places the network and knows the precision.
         network: With initial weights.
-        recipe: Its optimiser, moving average, recomputation and compilation.
+        recipe: Its optimiser, fine-tuning, moving average, recomputation and compilation.
         spatial_dims: 2 or 3, for the memory format.
     """
 
@@ -55,13 +56,14 @@ class Learner:
         network = network.to(fabric.device).to(memory_format=MEMORY_FORMAT[spatial_dims + 2])
         if fabric.world_size > 1 and fabric.device.type == "cuda":  # the only device that torch has it for
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        self.bare = network
+        self.bare, self.recipe = network, recipe
+        freeze_for(network, recipe)  # what never trains has no place in the optimiser, nor in what processes exchange
         self.average = MovingAverage(network, recipe.optim.ema) if recipe.optim.ema else None
         if recipe.training.recompute != "auto":
             set_recompute(network, recipe.training.recompute)
         if recipe.training.compile:
             compile_network(network)
-        self.network, self.optimiser = fabric.setup(network, make_optimiser(network, recipe.optim))
+        self.network, self.optimiser = fabric.setup(network, make_optimiser(network, recipe.optim, recipe.finetune))
         self.best: dict[str, Tensor] = {}
 
     @property
@@ -70,9 +72,13 @@ class Learner:
         return self.average.network if self.average else self.bare
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        """Set the learning rate; stages have their own multiples of it."""
+        set_rate(self.optimiser, rate)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the stages train that this epoch (from 0) trains, and be ready for its steps."""
+        freeze_for(self.bare, self.recipe, epoch)
+        self.network.train()
 
     def follow(self, n_steps: int) -> None:
         """Let the moving average, where there is one, follow step number `n_steps` (from 1)."""

@@ -9,9 +9,12 @@ import pandas as pd
 from lightning_fabric import Fabric
 
 from neuroage.cohort import Cohort, Scan, Split, stratified_age_split
+from neuroage.cohort.parts import Part, deal_parts
 from neuroage.errors import InfeasibleError, RefusedError, UsageError
 from neuroage.files import is_main_process
 from neuroage.imaging.store import PreparedCohort, Store, listed, prepare_scans
+from neuroage.models.backbones import ready_weights
+from neuroage.models.freezing import check_finetune
 from neuroage.models.network import check_backbone
 from neuroage.models.tasks import Task, build_task, check_task
 from neuroage.runs.recipe import Prepare, Recipe
@@ -19,6 +22,8 @@ from neuroage.runs.run import Run
 from neuroage.runs.seeds import child_seed
 from neuroage.training.augmentation import Augmentation, build_augmentation, check_augment
 from neuroage.training.devices import make_fabric
+from neuroage.training.features import check_features
+from neuroage.training.initial import check_parent
 from neuroage.training.job import SCORED, Job
 from neuroage.training.learn import learn
 from neuroage.training.observer import Observer
@@ -33,7 +38,8 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         UsageError: One report of all problems with backbone, task and augmentation, with lines.
     """
-    recipe.complain([*check_backbone(recipe), *check_task(recipe), *check_augment(recipe)])
+    recipe.complain([*check_backbone(recipe), *check_task(recipe), *check_augment(recipe), *check_features(recipe)])
+    recipe.complain(check_finetune(recipe))
 
 
 def train(
@@ -43,6 +49,7 @@ def train(
     out: str | os.PathLike[str],
     *,
     fold: int = 0,
+    part: Part | None = None,
     member: str = "",
     resume: str = "never",
     store: Store | None = None,
@@ -61,6 +68,7 @@ def train(
         split: Who is in which set.
         out: Folder of the run.
         fold: Which fold of the split is the validation set.
+        part: Leaves out one of K parts of the training subjects, and predicts it as set `out_of_fold`.
         member: Name among the members of an ensemble.
         resume: "never" starts anew and refuses a used folder; "required" continues what is there; "auto" continues or
             starts.
@@ -84,11 +92,15 @@ def train(
         raise UsageError(f"fold {fold}", expected=f"0 to {max(split.n_folds, 1) - 1}, the folds of this split")
     chosen = cohort.select(modality=recipe.modality)
     task = build_task(recipe)
-    table = scans_in_sets(chosen, split, fold, task)
+    table = without_part(scans_in_sets(chosen, split, fold, task), cohort, split, part)
     _refuse_too_few(table, recipe)  # before anything is written
+    if not Run(out).exists:  # what is continued has taken over what it needed
+        check_parent(recipe, table.loc[table["set"] != "train", "subject_id"].tolist(), fold, part)
+        if recipe.finetune.init_from is None:
+            ready_weights(recipe.backbone.name, recipe.backbone.options.get("weights"), observer.note)
     fabric = make_fabric("fp32")
     if fabric.is_global_zero:
-        _open_or_create(recipe, chosen, split, Path(out), fold, member, resume)
+        _open_or_create(recipe, chosen, split, Path(out), fold, part, member, resume)
     fabric.barrier()
     run = Run.open(out)
     if run.complete:
@@ -120,15 +132,20 @@ def _prepare(
 
 
 def _open_or_create(
-    recipe: Recipe, cohort: Cohort, split: Split, out: Path, fold: int, member: str, resume: str
+    recipe: Recipe, cohort: Cohort, split: Split, out: Path, fold: int, part: Part | None, member: str, resume: str
 ) -> None:
     run = Run(out)
     if resume == "never" or (resume == "auto" and not run.exists):
-        Run.create(out, recipe, cohort, split, fold=fold, member=member)
+        Run.create(out, recipe, cohort, split, fold=fold, member=member, part=part)
         return
-    about = Run.open(out).about
-    for name, value in (("recipe", recipe.digest), ("split", split.digest), ("fold", fold)):
-        known = about.get("fold") if name == "fold" else about.get(f"{name}_digest")
+    run = Run.open(out)
+    about = run.about
+    for name, known, value in (
+        ("recipe", about.get("recipe_digest"), recipe.digest),
+        ("split", about.get("split_digest"), split.digest),
+        ("fold", about.get("fold"), fold),
+        ("part of the training subjects left out", run.part, part),
+    ):
         if known != value:
             raise RefusedError(
                 f"{out} was started with another {name}",
@@ -152,6 +169,20 @@ def scans_in_sets(cohort: Cohort, split: Split, fold: int, task: Task) -> pd.Dat
             fix="Make the split from the same cohort.",
         )
     return table
+
+
+def without_part(table: pd.DataFrame, cohort: Cohort, split: Split, part: Part | None) -> pd.DataFrame:
+    """Give the training scans of one part the set `out_of_fold`, which is predicted and never trained on."""
+    if part is None:
+        return table
+    part_of = deal_parts(split, cohort, part.n_parts)
+    left_out = (table["set"] == "train") & (table["subject_id"].map(part_of) == part.index)
+    if not left_out.any():
+        raise InfeasibleError(
+            f"No scan of this modality is in part {part.index + 1} of {part.n_parts} of the training subjects",
+            fix="Ask for fewer parts with --folds.",
+        )
+    return table.assign(set=table["set"].mask(left_out, "out_of_fold"))
 
 
 def with_inner_set(table: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:

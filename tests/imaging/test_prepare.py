@@ -1,7 +1,8 @@
+import nibabel as nib
 import numpy as np
 import pytest
 
-from neuroage.errors import DataError
+from neuroage.errors import DataError, UsageError
 from neuroage.imaging.prepare import bin_levels, otsu_threshold, prepare
 from neuroage.imaging.read import Volume
 from neuroage.runs.recipe import Binning, Prepare, Recipe
@@ -162,3 +163,87 @@ def test_native_binning_keeps_thin_vessels_as_fractions() -> None:
 def test_binning_without_meaning_is_refused(binning: dict) -> None:
     with pytest.raises(Exception, match=r"prepare\.binning"):
         recipe(binning=binning)
+
+
+def stored_template_brain() -> Volume:
+    """A brain on the 182 × 218 × 182 grid of the 1 mm template, values in no unit, as `read` gives it (RAS+)."""
+    rng = np.random.default_rng(3)
+    data = np.zeros((182, 218, 182), np.float32)
+    data[20:160, 25:195, 10:150] = rng.gamma(9, 40, (140, 170, 140))
+    affine = np.eye(4)
+    affine[:3, 3] = [-91, -126, -72]
+    return Volume(data[None], affine, "LAS")
+
+
+def test_the_preset_sfcn_ukb_is_the_published_input() -> None:
+    volume = stored_template_brain()
+    prepared = prepare(volume, Recipe.from_dict({"prepare": {"preset": "sfcn_ukb"}}).prepare)
+    stored = volume.data[0, ::-1]  # as FSL stores it: the first axis from right to left
+    scaled = stored / stored.mean(dtype=np.float64)  # over the whole grid, air included …
+    expected = scaled[11:171, 13:205, 11:171]  # … and only then the middle
+    np.testing.assert_allclose(prepared.data[0], expected, rtol=1e-5)
+    assert prepared.record["orientation"] == "LAS+"
+    assert prepared.data.max() > 2 * np.percentile(prepared.data, 99), "nothing is clipped"
+
+
+def test_a_preset_fills_the_section_and_keys_beside_it_win() -> None:
+    made = Recipe.from_dict({"prepare": {"preset": "li2017", "spacing_mm": 2.0, "size": [80, 96, 80]}}).prepare
+    assert (made.spacing_mm, made.size, made.statistics, made.clip_percentiles) == (2.0, (80, 96, 80), "grid", None)
+    assert made.histogram is not None and made.histogram.landmarks == "li2017"
+    spelt = made.model_dump(mode="json")
+    assert spelt["intensity"] == "zscore" and spelt["histogram"] == {"landmarks": "li2017", "over": "all"}
+    again = Recipe.from_dict({"prepare": spelt}).prepare
+    assert again == made
+    by_hand = Recipe.from_dict({"prepare": {key: value for key, value in spelt.items() if key != "preset"}}).prepare
+    assert by_hand.digest == made.digest, "the same preparation, whoever named it"
+
+
+def test_a_preset_on_the_command_line_takes_the_place_of_the_section() -> None:
+    base = Recipe.from_dict({"prepare": {"spacing_mm": 3.0, "intensity": "mean", "size": [40, 40, 40]}})
+    made = base.updated("prepare.preset=sfcn_ukb", "prepare.spacing_mm=2.0").prepare
+    assert (made.preset, made.spacing_mm, made.size, made.orientation) == ("sfcn_ukb", 2.0, (160, 192, 160), "LAS")
+    with pytest.raises(UsageError, match=r"prepare\.preset.*li2017"):
+        base.updated("prepare.preset=li2018")
+
+
+@pytest.mark.parametrize("intensity", ["zscore", "mean", "percentile"])
+def test_statistics_of_the_grid_do_not_depend_on_the_field_of_view(intensity: str) -> None:
+    common = {"spacing_mm": 2.0, "centre": "image", "intensity": intensity, "statistics": "grid"}
+    small, large = (prepare(ball(), recipe(**common, size=[n, n, n])).data[0] for n in (16, 24))
+    np.testing.assert_allclose(small, large[4:-4, 4:-4, 4:-4], atol=1e-6)
+    seen = [
+        prepare(ball(), recipe(**{**common, "statistics": "field_of_view"}, size=[n, n, n])).data[0] for n in (16, 24)
+    ]
+    assert intensity == "percentile" or np.abs(seen[0] - seen[1][4:-4, 4:-4, 4:-4]).max() > 1e-3
+
+
+@pytest.mark.parametrize("spacing_mm", [2.0, 3.0])
+def test_las_is_the_mirror_image_of_ras_and_every_voxel_keeps_its_place(spacing_mm: float) -> None:
+    turned = ball(centre=(17, 24, 19))
+    angle = np.deg2rad(11)
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    turned.affine[:3, :3] = rotation @ turned.affine[:3, :3]
+    ras, las = (
+        prepare(turned, recipe(spacing_mm=spacing_mm, size=[22, 24, 20], orientation=axes)) for axes in ("RAS", "LAS")
+    )
+    np.testing.assert_array_equal(las.data, ras.data[:, ::-1])
+    voxel = np.array([5, 7, 3, 1])
+    mirrored = np.array([22 - 1 - 5, 7, 3, 1])
+    np.testing.assert_allclose(las.affine @ mirrored, ras.affine @ voxel, atol=1e-9)
+    assert las.data[(0, *mirrored[:3])] == ras.data[(0, *voxel[:3])]
+    assert nib.aff2axcodes(las.affine) == ("L", "A", "S") and nib.aff2axcodes(ras.affine) == ("R", "A", "S")
+    assert (ras.record["orientation"], las.record["orientation"]) == ("RAS+", "LAS+")
+
+
+def test_li2017_on_a_whole_head_has_mean_zero_above_the_mean() -> None:
+    rng = np.random.default_rng(5)
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in (80, 90, 84)], indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes))
+    data = np.where(radius < 0.9, 400 + 300 * np.cos(7 * radius), 0) + rng.gamma(2, 8, radius.shape)
+    volume = Volume(data[None].astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    made = prepare(volume, recipe(preset="li2017", spacing_mm=2.0, size=[80, 90, 84], centre="image"))
+    standardised = made.data[0] * made.record["foreground_std"] + made.record["foreground_mean"]
+    above = standardised > standardised.mean()
+    assert made.data[0][above].mean() == pytest.approx(0, abs=1e-3)
+    assert made.data[0][above].std() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(np.percentile(standardised, [1, 50, 99]), [0, 29.986, 100], atol=0.5)

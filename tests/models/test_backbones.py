@@ -15,8 +15,7 @@ SMALL = {
     "sfcn": {"widths": [4, 8, 8, 8, 8, 4]},
     "resnet": {"width": 0.125},
     "densenet": {"growth_rate": 2},
-    "highresnet": {"n_stages": 2},
-    "highresnet_strided": {"n_stages": 2},
+    "highresnet": {"depth": 4},
 }
 
 
@@ -26,8 +25,8 @@ def network(name: str, spatial_dims: int = 3, n_outputs: int = 2, **changes: obj
 
 
 def test_the_families_of_the_field_are_there() -> None:
-    assert {"cnn", "sfcn", "resnet", "densenet", "highresnet", "highresnet_strided"} <= set(backbones())
-    assert len(backbones()) >= 6
+    assert {"cnn", "sfcn", "resnet", "densenet", "highresnet"} <= set(backbones())
+    assert len(backbones()) >= 5
     assert all(backbone_summary(name).endswith(".") for name in backbones())
 
 
@@ -73,14 +72,15 @@ def test_sfcn_is_the_published_network() -> None:
         assert net.eval().backbone(torch.zeros(1, 1, 64, 64, 32)).shape == (1, 64, 2, 2, 1)
 
 
-def test_highresnet_keeps_full_resolution_and_the_strided_one_is_another_network() -> None:
+def test_highresnet_keeps_full_resolution_unless_its_stem_strides() -> None:
     images = torch.zeros(1, 1, 9, 8, 7)
     with torch.no_grad():
-        assert network("highresnet").eval().backbone(images).shape[2:] == (9, 8, 7)
-        assert network("highresnet_strided").eval().backbone(images).shape[2:] == (5, 4, 4)
-    for name, stride in (("highresnet", 2), ("highresnet_strided", 1)):
-        with pytest.raises(UsageError, match="stem_stride"):
-            network(name, backbone={"name": name, "stem_stride": stride})
+        assert network("highresnet").eval().backbone(images).shape == (1, 32, 9, 8, 7)
+        strided = network("highresnet", backbone={"name": "highresnet", "depth": 1, "stem_stride": 2})
+        assert strided.eval().backbone(images).shape == (1, 16, 5, 4, 4)
+    for wrong in ({"stem_stride": 5}, {"depth": 0}, {"depth": 10}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            network("highresnet", backbone={"name": "highresnet", **wrong})
 
 
 @pytest.mark.parametrize("init", ["xavier", "he"])
@@ -93,7 +93,9 @@ def test_initial_weights_have_the_spread_of_their_rule(init: str) -> None:
     assert float(layer.bias.detach().abs().max()) == 0
 
 
-@pytest.mark.parametrize(("pool", "factor"), [("average", 1), ("max", 1), ("average_max", 2), ("grid", 12)])
+@pytest.mark.parametrize(
+    ("pool", "factor"), [("average", 1), ("max", 1), ("average_max", 2), ("grid", 12), ("attention", 1)]
+)
 def test_pooling_gives_one_vector_whatever_the_size(pool: str, factor: int) -> None:
     net = network("cnn", pool=pool, pool_grid=[2, 3, 2]).eval()
     with torch.no_grad():

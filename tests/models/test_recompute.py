@@ -20,8 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sfcn": {"widths": [4, 8, 8, 8, 8, 4]},
     "resnet": {"width": 0.125},
     "densenet": {"growth_rate": 2},
-    "highresnet": {"n_stages": 2},
-    "highresnet_strided": {"n_stages": 2},
+    "highresnet": {"depth": 6},
 }
 IMAGES = torch.randn(2, 1, 12, 16, 8, generator=torch.Generator().manual_seed(0))
 
@@ -91,7 +90,7 @@ def test_every_level_gives_the_same_outputs_gradients_and_running_statistics(nam
 def test_every_family_of_ours_offers_to_recompute() -> None:
     offered = {name: recompute_levels(backbone(name)) for name in backbones()}
     assert all("blocks" in levels for levels in offered.values())
-    assert all(offered[name] == LEVELS for name in ("cnn", "sfcn", "highresnet", "highresnet_strided"))
+    assert all(offered[name] == LEVELS for name in ("cnn", "sfcn", "highresnet"))
 
 
 def test_a_level_that_is_not_offered_is_refused_naming_those_that_are() -> None:
@@ -173,7 +172,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
 
 def test_each_level_of_highresnet_keeps_a_known_share() -> None:
     images = torch.randn(1, 1, 12, 12, 12)
-    kept = {level: kept_bytes(backbone("highresnet", level, n_stages=3), images) for level in LEVELS}
+    kept = {level: kept_bytes(backbone("highresnet", level, depth=9), images) for level in LEVELS}
     assert kept["activations"] <= 0.5 * kept["none"]
     assert kept["blocks"] <= 0.29 * kept["none"]  # inputs of nine blocks, and half of the last one
 

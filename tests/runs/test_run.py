@@ -105,8 +105,8 @@ def test_centimetres_for_millimetres_and_odd_intensities_raise_concerns() -> Non
         {"native_spacing_mm": [0.1, 0.1, 0.1], "mean": 90.0, "std": 1.0, "foreground_share": 0.4}
     )
     assert len(concerns) == 2
-    assert "mean intensity" in concerns[0]
-    assert "voxels" in concerns[1]
+    assert "mean intensity" in concerns[0].what
+    assert "voxels" in concerns[1].what
 
 
 def test_a_contract_survives_json() -> None:

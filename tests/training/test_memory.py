@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from neuroage.models.freezing import freeze_for
 from neuroage.models.network import Network, build_network
 from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe
@@ -197,3 +198,21 @@ def test_volumes_stay_on_the_device_where_they_fit() -> None:
     assert resident_bytes(prepare, 1000, 1 << 30, "cuda") == 0
     assert resident_bytes(prepare, 1000, 1 << 40, "cuda") == 10**9
     assert resident_bytes(prepare, 1000, 1 << 40, "cpu") == 0
+
+
+def test_a_frozen_backbone_needs_no_gradients_and_keeps_nothing_for_the_backward_pass() -> None:
+    shape = (4, 1, 24, 24, 24)
+    backbone = {"name": "cnn", "n_blocks": 3, "features": 8}
+    parts = {}
+    for freeze in (0.0, 0.4, 1.0):
+        recipe = Recipe.from_dict({"backbone": backbone, "finetune": {"freeze": freeze}})
+        network = build_network(recipe, spatial_dims=3, in_channels=1, n_outputs=1)
+        freeze_for(network, recipe)
+        for level in ("none", "blocks"):
+            parts[freeze, level] = peak_memory(network, shape, recipe, recompute=level)
+    free, half, frozen = (parts[freeze, "none"] for freeze in (0.0, 0.4, 1.0))
+    assert free.activations > half.activations > frozen.activations
+    assert frozen.activations < 0.02 * free.activations
+    assert frozen.gradients == 33 * 4  # the head's 32 weights and one bias
+    assert frozen.peak < half.peak < free.peak
+    assert parts[1.0, "blocks"].activations < 0.02 * free.activations

@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from neuroage.runs.recipe import Optim
-from neuroage.training.optim import MovingAverage, learning_rate, make_optimiser
+from neuroage.models.freezing import freeze_for
+from neuroage.models.network import build_network
+from neuroage.runs.recipe import Finetune, Optim, Recipe
+from neuroage.training.optim import MovingAverage, learning_rate, make_optimiser, set_rate
 
 SCHEDULES = ["constant", "cosine", "one_cycle", "exponential", "plateau"]
 
@@ -83,3 +85,26 @@ def test_a_young_average_forgets_its_random_start() -> None:
     for step in range(1, 60):
         average.update(network, step)
     assert float(average.network.weight.detach()) == pytest.approx(3.0, abs=0.01)
+
+
+def test_stages_have_groups_and_rates_of_their_own_only_where_they_learn_at_different_rates() -> None:
+    recipe = Recipe.from_dict({"backbone": {"name": "cnn", "n_blocks": 2, "features": 4}})
+    network = build_network(recipe, spatial_dims=3, in_channels=1, n_outputs=1)
+    plain = make_optimiser(network, recipe.optim, Finetune())
+    assert [len(group["params"]) for group in plain.param_groups] == [3, 5]
+    assert not any("lr_scale" in group for group in plain.param_groups)
+    scaled = make_optimiser(network, recipe.optim, Finetune(layer_decay=0.5, head_lr=10))
+    set_rate(scaled, 0.1)
+    assert [group["lr"] for group in scaled.param_groups] == pytest.approx([0.025, 0.025, 0.05, 0.05, 1.0, 1.0])
+    assert [group["weight_decay"] for group in scaled.param_groups] == [0.01, 0.0] * 3
+    given = {id(parameter) for group in scaled.param_groups for parameter in group["params"]}
+    assert given == {id(parameter) for parameter in network.parameters()}
+
+
+def test_what_never_trains_is_not_given_to_the_optimiser() -> None:
+    recipe = Recipe.from_dict({"backbone": {"name": "cnn", "n_blocks": 2, "features": 4}, "finetune": {"freeze": 1}})
+    network = build_network(recipe, spatial_dims=3, in_channels=1, n_outputs=1)
+    freeze_for(network, recipe)
+    for finetune in (recipe.finetune, Finetune(freeze=1, layer_decay=0.5)):
+        groups = make_optimiser(network, recipe.optim, finetune).param_groups
+        assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in network.head.parameters()}

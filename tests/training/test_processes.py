@@ -114,3 +114,12 @@ def test_a_training_of_two_processes_resumes_as_one(folder: Path, alone: Run, st
     assert not Run(folder / "resumed").complete
     run(command(folder, "resumed", 1, store))
     assert_same_predictions(alone, Run(folder / "resumed"))
+
+
+@pytest.mark.slow
+def test_two_processes_thaw_a_network_in_phases_as_one_does(folder: Path, store: Store) -> None:
+    thawing = ["--set", "finetune.unfreeze={0: head, 1: 0.5, 2: 1.0}", "--set", "optim.accumulate=2"]
+    thawing += ["--set", "optim.name=sgd"]  # AdamW's first steps of a stage have one size, whatever the gradient
+    for name, n_processes in (("thaw-one", 1), ("thaw-two", 2)):
+        run([*command(folder, name, n_processes, store), *thawing])
+    assert_same_predictions(Run(folder / "thaw-one"), Run(folder / "thaw-two"))

@@ -9,7 +9,7 @@ import pytest
 
 from neuroage.cohort import Cohort, Split
 from neuroage.imaging.store import Store
-from neuroage.runs.recipe import Binning, Recipe, Section
+from neuroage.runs.recipe import Binning, Histogram, Recipe, Section
 from neuroage.runs.run import Run
 from neuroage.training import scoring
 from neuroage.training.train import train
@@ -26,6 +26,7 @@ CHANGES: dict[str, list[str]] = {
     "modality": ["modality=tof"],
     "seed": ["seed=5"],
     "task": ["task={name: soft_label_age}"],
+    "prepare.preset": [],  # fills the keys below: tests/imaging/test_prepare.py
     "prepare.spacing_mm": ["prepare.spacing_mm=7.0"],
     "prepare.size": ["prepare.size=[12, 12, 10]"],
     "prepare.centre": ["prepare.centre=head"],
@@ -33,6 +34,13 @@ CHANGES: dict[str, list[str]] = {
     "prepare.nonfinite": [],  # observed in test_read: it decides whether scans with NaN are read
     "prepare.intensity": ["prepare.intensity=mean"],
     "prepare.foreground": ["prepare.foreground=all"],
+    "prepare.statistics": ["prepare.intensity=mean", "prepare.statistics=grid"],
+    "prepare.histogram": ["prepare.histogram={over: nonzero}"],
+    "prepare.histogram.landmarks": [
+        "prepare.histogram={over: nonzero}",
+        "prepare.histogram.landmarks=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 100]",
+    ],
+    "prepare.histogram.over": ["prepare.histogram={over: nonzero}", "prepare.histogram.over=above_mean"],
     "prepare.clip_percentiles": ["prepare.clip_percentiles=[5, 80]"],
     "prepare.binning": ["prepare.binning={levels: 3}"],
     "prepare.binning.method": ["prepare.binning={method: equal_width, levels: 3}", "prepare.binning.method=quantile"],
@@ -40,15 +48,24 @@ CHANGES: dict[str, list[str]] = {
     "prepare.binning.at": ["prepare.binning={method: threshold, at: 0.0}", "prepare.binning.at=0.5"],
     "prepare.binning.native": ["prepare.binning={levels: 3}", "prepare.binning.native=true"],
     "prepare.fractions": ["prepare.fractions=[-0.5, 0.5]"],
+    "prepare.orientation": ["augment=[]", "prepare.orientation=LAS"],
     "prepare.store_as": ["prepare.store_as=float32"],
     "augment": ["augment=[]"],
     "backbone": ["backbone={name: cnn, n_blocks: 2, features: 5}"],
     "standardise": ["standardise=voxelwise"],
     "pool": ["pool=max"],
     "pool_grid": ["pool=grid", "pool_grid=[1, 2, 1]"],
+    "head.norm": ["head.norm=true"],
     "head.hidden": ["head.hidden=[4]"],
     "head.dropout": ["head.dropout=0.4"],
     "init": ["init=he"],
+    "finetune.init_from": [],  # observed in test_finetune.py: it needs another run
+    "finetune.freeze": ["finetune.freeze=0.5"],
+    "finetune.unfreeze": ["finetune.unfreeze={0: head, 1: 1.0}"],
+    "finetune.layer_decay": ["finetune.layer_decay=0.5"],
+    "finetune.head_lr": ["finetune.head_lr=3"],
+    "finetune.reestimate_norms": ["finetune.freeze=1", "finetune.reestimate_norms=true"],
+    "finetune.cache_features": [],  # changes speed, not numbers: test_finetune.py
     "optim.name": ["optim.name=sgd"],
     "optim.lr": ["optim.lr=0.02"],
     "optim.weight_decay": ["optim.weight_decay=0.9"],
@@ -93,6 +110,7 @@ def leaf_keys(model: type[Section], prefix: str = "") -> set[str]:
 
 def test_no_key_of_the_recipe_is_left_out_here() -> None:
     expected = leaf_keys(Recipe) | {f"prepare.binning.{name}" for name in Binning.model_fields}
+    expected |= {f"prepare.histogram.{name}" for name in Histogram.model_fields}
     assert expected == set(CHANGES)
     assert len(CHANGES) > 40
 

@@ -5,7 +5,11 @@ Each family is one module here with a function
     build(*, spatial_dims, in_channels, weights=None, **options) -> torch.nn.Module
 
 whose result has an attribute `n_features` (F). A module that stands here is found by itself: its name is the
-backbone's name.
+backbone's name. A family with pretrained weights has a second function
+
+    check_weights(weights, *, spatial_dims, in_channels, **options)
+
+which raises where the weights cannot fit, and its `build` takes `say`, which is told whose weights they are.
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from neuroage.errors import UsageError, did_you_mean
+from neuroage.models.weights import Say, find_weights, silent
 
-GIVEN = ("spatial_dims", "in_channels")  # filled in by the network, no options of the recipe
+GIVEN = ("spatial_dims", "in_channels", "say")  # filled in by the network, no options of the recipe
 
 
 def backbones() -> list[str]:
@@ -41,6 +47,30 @@ def backbone_builder(name: str) -> Callable[..., torch.nn.Module]:
 def backbone_summary(name: str) -> str:
     """Give the first line of a backbone's description."""
     return (importlib.import_module(f"{__name__}.{name}").__doc__ or "").strip().splitlines()[0]
+
+
+def check_weights(name: str, *, spatial_dims: int, in_channels: int, options: dict[str, Any]) -> None:
+    """Check, before anything is computed, that pretrained weights can be had for a network; nothing is read.
+
+    Raises:
+        UsageError: The family has none, or they do not fit these options.
+    """
+    check = getattr(importlib.import_module(f"{__name__}.{name}"), "check_weights", None)
+    if check is None or options.get("weights") is None:
+        refuse_weights(name, options.get("weights"))
+    else:
+        check(spatial_dims=spatial_dims, in_channels=in_channels, **options)
+
+
+def ready_weights(name: str, weights: str | None, say: Say = silent) -> None:
+    """Fetch the published weights that a recipe names, or find their file, before anything is computed.
+
+    Raises:
+        UsageError: They are not to be had.
+        DataError: What was fetched is not the published file.
+    """
+    if weights is not None:
+        find_weights(name, weights, getattr(importlib.import_module(f"{__name__}.{name}"), "PUBLISHED", {}), say)
 
 
 def refuse_weights(name: str, weights: str | None) -> None:

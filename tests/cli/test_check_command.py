@@ -1,0 +1,99 @@
+"""`neuroage check`, `selftest` and `predict --force` as users type them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from neuroage.cli.main import main
+from neuroage.cohort import Cohort, Split
+from neuroage.imaging.store import Store
+from neuroage.runs.recipe import Recipe
+from neuroage.runs.run import Run
+from neuroage.training.train import train
+
+RECIPE = {
+    "prepare": {"spacing_mm": 8.0, "size": [12, 12, 12], "centre": "image"},
+    "backbone": {"name": "cnn", "n_blocks": 2, "features": 4},
+    "training": {"epochs": 1, "batch_size": 6, "precision": "fp32"},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(cohort: Cohort, split: Split, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "t1"
+    return train(Recipe.from_dict(RECIPE), cohort, split, folder, store=store)
+
+
+@pytest.fixture
+def type_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, store: Store) -> Any:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEUROAGE_STORE", str(store.folder))
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neuroage", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return call
+
+
+@pytest.fixture
+def scans(trained: Run, tmp_path: Path) -> list[Path]:
+    """A scan of the run's own, and a label map of it."""
+    path = Path(trained.cohort.scans()[0].path)
+    image = nib.load(path)
+    labels = (np.asarray(image.dataobj) > 60).astype(np.int16) + (np.asarray(image.dataobj) > 10)
+    nib.save(nib.Nifti1Image(labels.astype(np.int16), image.affine), tmp_path / "labels.nii")
+    return [path, tmp_path / "labels.nii"]
+
+
+def test_check_prints_verdicts_and_reasons_and_writes_a_table(
+    type_in: Any, trained: Run, scans: list[Path], tmp_path: Path
+) -> None:
+    code, out, err = type_in("check", trained.folder, *scans, "--out", "verdicts.csv")
+    assert code == 0, err
+    assert "distinct values" in out and "refuse" in out
+    table = pd.read_csv(tmp_path / "verdicts.csv")
+    assert table["verdict"].tolist() == ["ok", "refuse"]
+    code, out, _ = type_in("check", trained.folder, *scans, "--json")
+    said = json.loads(out)
+    assert [scan["verdict"] for scan in said["scans"]] == ["ok", "refuse"]
+    assert said["measures"]["labels"]["distinct_values"] <= 3
+
+
+def test_predict_refuses_and_can_be_forced(type_in: Any, trained: Run, scans: list[Path], tmp_path: Path) -> None:
+    code, _, err = type_in("predict", trained.folder, *scans)
+    assert code == 0, err
+    assert "1 of 2 scans are refused" in err
+    assert pd.read_csv(tmp_path / "predictions.csv")["predicted_age"].isna().tolist() == [False, True]
+    code, _, err = type_in("predict", trained.folder, scans[1])
+    assert code == 5
+    assert "--force" in err
+    code, _, _ = type_in("predict", trained.folder, scans[1], "--force")
+    assert code == 0
+    assert pd.read_csv(tmp_path / "predictions.csv")["predicted_age"].notna().all()
+
+
+def test_selftest_passes_here_and_fails_with_a_code_and_words(type_in: Any, trained: Run, tmp_path: Path) -> None:
+    code, out, err = type_in("selftest", trained.folder)
+    assert code == 0, err
+    assert "own numbers" in out
+    altered = Run(trained.copy_to(tmp_path / "altered"))
+    altered.save_selftest({**altered.selftest, "prediction": 1000.0})
+    code, out, err = type_in("selftest", altered.folder, "--json")
+    assert code == 5
+    assert "`prediction`" in err
+    assert json.loads(out)["passed"] is False
