@@ -84,7 +84,13 @@ def ridge_on_4mm(run: Run, store: Store, *, labels: bool) -> pd.Series:
     table = table[table.index.isin(volumes) & table["age"].notna()]
     sets = table["subject_id"].map(run.split.sets(run.leaves[0].about["fold"]))
     train, held_out = table[sets == "train"], table[sets == "validation"]
-    ridge = fit_ridge([volumes[scan] for scan in train.index], train["age"].to_numpy(float), (4.0, 4.0, 4.0))
+    ridge = fit_ridge(
+        [volumes[scan] for scan in train.index],
+        train["age"].to_numpy(float),
+        (4.0, 4.0, 4.0),
+        blurs_mm=(0.0,),
+        mirrored=False,
+    )
     return pd.Series(ridge.predict([volumes[scan] for scan in held_out.index]), index=held_out.index)
 
 

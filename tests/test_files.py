@@ -13,7 +13,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None
     with pytest.raises(RuntimeError), atomic_path(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -27,7 +27,7 @@ def test_the_temporary_file_keeps_the_suffix_and_is_not_the_target(tmp_path: Pat
 
 def test_not_a_number_becomes_null_and_arrays_become_lists(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": float("nan"), "y": np.array([1.5, np.inf]), "z": Path("p")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": None, "y": [1.5, None], "z": "p"}
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"x": None, "y": [1.5, None], "z": "p"}
 
 
 def test_a_file_and_its_text_have_one_digest(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Prepared:
     """A scan as the network sees it.
 
     Attributes:
-        data: Shape (C, I, J, K), float32, RAS+ or LAS+; one channel, or one for each interval of `fractions`.
+        data: Shape (C, I, J, K), float32, RAS+ or LAS+; one channel, or one for each level of `fractions`.
         affine: Voxel index to millimetres in the scan's own space, (4, 4).
         record: What was done and measured, JSON-ready: the input contract is made of these.
     """
@@ -84,7 +84,7 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
     scaled_first = recipe.statistics == "grid" and recipe.fractions is None
     if scaled_first:
         data = scale_intensities(data, recipe, record)
-    channels = [data] if recipe.fractions is None else interval_masks(data, recipe, record)
+    channels = [data] if recipe.fractions is None else intensity_shares(data, recipe, record)
     placed = [resample(channel, volume.affine, index, recipe.spacing, recipe.size) for channel in channels]
     stacked, affine = np.stack([channel for channel, _ in placed]), placed[0][1]
     if stacked.max() == stacked.min():
@@ -112,23 +112,26 @@ def mirrored(affine: np.ndarray, n_voxels: int) -> np.ndarray:
     return turned
 
 
-def interval_masks(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) -> list[np.ndarray]:
-    """Split a scan into intervals of its scaled intensity, on its own grid.
+def intensity_shares(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) -> list[np.ndarray]:
+    """Share each voxel of a scan out among levels of scaled intensity, on the scan's own grid.
 
-    Averaged into coarse voxels, the masks are the shares of dark (fluid), middle (grey) and bright (white) tissue: a
-    histogram at every place, of which the mean intensity is one number only.
+    A voxel belongs to the two levels that it lies between, in proportion to its nearness (linear interpolation), so
+    that a little noise moves little. Averaged into coarse voxels, the shares say how much dark (fluid), middle (grey)
+    and bright (white) tissue there is: a histogram at every place, of which the mean intensity is one number only.
 
     Args:
         data: Shape (I, J, K), as read.
-        recipe: Intensity scale, foreground and the edges `fractions`.
+        recipe: Intensity scale, foreground and the levels `fractions`.
         record: Receives the foreground's figures.
 
     Returns:
-        One mask for each interval, shape (I, J, K), float32, 1 inside; the background (the scan's minimum) is in none.
+        One array for each level, shape (I, J, K), float32, 0 to 1; they sum to 1, in the background (the scan's
+        minimum) to 0.
     """
-    scaled = scale_intensities(data, recipe, record)
-    interval = np.where(data > data.min(), np.digitize(scaled, recipe.fractions or ()), -1)
-    return [(interval == number).astype(np.float32) for number in range(recipe.n_channels)]
+    levels = np.asarray(recipe.fractions, dtype=np.float64)
+    inside = data > data.min()
+    place = np.interp(scale_intensities(data, recipe, record), levels, np.arange(len(levels))).astype(np.float32)
+    return [np.maximum(1 - np.abs(place - number), 0) * inside for number in range(len(levels))]
 
 
 def find_centre(data: np.ndarray, volume: Volume, recipe: Prepare) -> tuple[str, np.ndarray]:

@@ -115,9 +115,10 @@ class Prepare(Section):
         histogram: Bring the histogram to common landmarks before intensities are clipped and scaled; null: leave it.
         clip_percentiles: Intensities beyond these percentiles of the foreground are clipped first; null clips nothing.
         binning: Reduce to a few levels afterwards; null keeps the full range.
-        fractions: Edges in scaled intensities, such as [-1.6, -0.7, 0.1, 0.8]: the volume then has one channel for each
-            interval, the share of every prepared voxel whose intensity lies in it on the scan's own, finer grid. Coarse
-            voxels so keep what thin cortex and narrow sulci say. Background is in no interval. null: one channel.
+        fractions: Levels of scaled intensity, such as [-1.6, -0.7, 0.1, 0.8]: the volume then has one channel for each,
+            the share of every prepared voxel whose intensity on the scan's own, finer grid is near that level (linear
+            between two levels). Coarse voxels so keep what thin cortex and narrow sulci say. Background has no share.
+            null: one channel.
         orientation: Order of the prepared axes: RAS (first axis from left to right) or LAS (from right to left, as FSL
             stores MNI152).
         store_as: uint8 (256 levels over each scan's range), float16 (relative step 0.0005) or float32 (exact).
@@ -158,8 +159,8 @@ class Prepare(Section):
         if self.histogram is not None and (self.labels or (self.binning is not None and self.binning.native)):
             raise ValueError("histogram has no meaning for masks and binned volumes, whose few levels have none")
         if self.fractions is not None:
-            if not self.fractions or list(self.fractions) != sorted(set(self.fractions)):
-                raise ValueError("fractions needs rising edges, such as [-1.6, -0.7, 0.1, 0.8]")
+            if len(self.fractions) < 2 or list(self.fractions) != sorted(set(self.fractions)):
+                raise ValueError("fractions needs two or more rising levels, such as [-1.6, -0.7, 0.1, 0.8]")
             if self.binning or self.labels:
                 raise ValueError("fractions, binning and labels exclude each other")
         return self
@@ -173,7 +174,7 @@ class Prepare(Section):
     @property
     def n_channels(self) -> int:
         """Channels of the prepared volume."""
-        return 1 if self.fractions is None else len(self.fractions) + 1
+        return 1 if self.fractions is None else len(self.fractions)
 
     @property
     def digest(self) -> str:

@@ -14,11 +14,12 @@ import pandas as pd
 
 from neuroage.files import atomic_path
 from neuroage.imaging.store import StoredVolume
+from neuroage.training.inference import LEFT_RIGHT_AXIS
 
 GRID_MM = 4.0  # voxels as large as those on which ridge is known to do well
 # Gaussian blur before sampling, full width at half maximum in millimetres: on brains, 12 mm halve what position and
 # folding alone change from person to person (measured; docs/explanation/recipes.md). The training scans choose.
-BLURS_MM = (0.0, 8.0, 12.0, 16.0)
+BLURS_MM = (0.0, 8.0, 12.0)
 PENALTIES = np.logspace(-3, 3, 25)  # of ridge, in units of the mean squared length of a scan's features
 MIN_STD_SHARE = 0.15  # of the overall standard deviation, added to each feature's: hardly changing ones stay small
 MOST_SCANS = 2000  # that ridge is fitted on: 1.2 GB of 4 mm voxels in the double precision of scikit-learn
@@ -46,11 +47,12 @@ class Features:
 
     def of_volume(self, data: np.ndarray) -> np.ndarray:
         """Features of one volume (C, *spatial), shape (n_features,), float32."""
+        side = LEFT_RIGHT_AXIS[data.ndim + 1] - 1
         if self.mirrored:
-            data = (data + data[:, ::-1]) / 2
-            data = data[:, : -(-data.shape[1] // 2)]  # the other half says the same
+            data = (data + np.flip(data, side)) / 2
+            data = data.take(range(-(-data.shape[side] // 2)), side)  # the other half says the same
         for axis, spacing in enumerate(self.spacing_mm, start=1):
-            sampling = _sampling(data.shape[axis], spacing, self.blur_mm, mirrored=self.mirrored and axis == 1)
+            sampling = _sampling(data.shape[axis], spacing, self.blur_mm, mirrored=self.mirrored and axis == side)
             data = np.moveaxis(np.tensordot(sampling, data, axes=(1, axis)), 0, axis)
         return np.ascontiguousarray(data, dtype=np.float32).ravel()
 
@@ -65,8 +67,11 @@ def _sampling(size: int, spacing_mm: float, blur_mm: float, mirrored: bool) -> n
     step = GRID_MM * (2 if blur_mm >= 12 else 1)
     factor = max(1, round(step / spacing_mm))
     if blur_mm == 0:
-        n = max(1, size // factor)
-        return np.repeat(np.eye(n, dtype=np.float32), factor, axis=1)[:, :size] / np.float32(min(factor, size))
+        block = min(factor, size)
+        rows = np.zeros((size // block, size), dtype=np.float32)  # what does not fill a block at the end is left out
+        for index, row in enumerate(rows):
+            row[index * block : (index + 1) * block] = 1 / block
+        return rows
     places = (np.arange(max(1, size // factor)) + 0.5) * factor - 0.5
     sigma = max(blur_mm / FWHM_PER_SIGMA / spacing_mm, 0.3)
     voxels = np.arange(size)
@@ -123,8 +128,11 @@ class Ridge:
         with safe_open(Path(path), framework="np") as file:
             about = json.loads(file.metadata()["about"])
             arrays = {name: file.get_tensor(name) for name in ("mean", "std", "weights")}
-        given = about["features"]
-        features = Features(tuple(given["spacing_mm"]), given["blur_mm"], given["mirrored"])
+        if "features" in about:
+            given = about["features"]
+            features = Features(tuple(given["spacing_mm"]), given["blur_mm"], given["mirrored"])
+        else:  # before blurs: plain averages of blocks
+            features = Features(tuple(GRID_MM / factor for factor in about["factor"]), 0.0, False)
         return cls(features, **arrays, intercept=about["intercept"], alpha=about["alpha"])
 
 
@@ -134,16 +142,16 @@ def fit_ridge(
     spacing_mm: Sequence[float],
     *,
     blurs_mm: Sequence[float] = BLURS_MM,
-    mirrored: Sequence[bool] = (False, True),
+    mirrored: bool = True,
 ) -> Ridge:
-    """Fit ridge regression; blur, mirroring and penalty are those with the smallest leave-one-out error on these scans.
+    """Fit ridge regression; blur and penalty are those with the smallest leave-one-out error on these scans.
 
     Args:
         volumes: Of the training scans.
         ages: Years, shape (n_scans,).
         spacing_mm: Of the prepared volumes, millimetres.
         blurs_mm: Blurs to choose from; (0,) is ridge on plain 4 mm voxels.
-        mirrored: Whether both halves are averaged, to choose from.
+        mirrored: Average both halves of the head: age does not tell left from right.
 
     Returns:
         The fitted model. Of more than `MOST_SCANS` scans it is fitted on as many, drawn at random with a fixed seed, so
@@ -153,16 +161,12 @@ def fit_ridge(
         chosen = np.sort(np.random.default_rng(0).permutation(len(volumes))[:MOST_SCANS])
         volumes, ages = [volumes[index] for index in chosen], np.asarray(ages)[chosen]
     spacing = tuple(float(value) for value in spacing_mm)
-    fits = [
-        _fit(Features(spacing, blur, mirror), volumes, np.asarray(ages, dtype=float))
-        for blur in blurs_mm
-        for mirror in mirrored
-    ]
+    fits = [_fit(Features(spacing, blur, mirrored), volumes, np.asarray(ages, dtype=float)) for blur in blurs_mm]
     return min(fits, key=lambda fit: fit[0])[1]
 
 
 def _fit(features: Features, volumes: Sequence[StoredVolume], ages: np.ndarray) -> tuple[float, Ridge]:
-    """Fit on some features; gives the mean squared leave-one-out error too."""
+    """Fit on some features; gives the mean absolute leave-one-out error too."""
     from sklearn.linear_model import RidgeCV
 
     rows = features.of(volumes)

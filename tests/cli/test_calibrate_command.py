@@ -65,7 +65,7 @@ def test_folds_of_one_fold_calibrate_a_run_and_calibrate_refits_it(
 
     code, shown, said = type_in("calibrate", "runs/t1", "--level", 0.8, "--ages", "30-70", "--bins", 1)
     assert code == 0 and "80% intervals for people of whom every age from 30 to 70 years" in shown, said
-    assert json.loads(run.calibration_path.read_text())["intervals"]["level"] == 0.8
+    assert json.loads(run.calibration_path.read_text(encoding="utf-8"))["intervals"]["level"] == 0.8
     assert run.evaluation["calibration"]["level"] == 0.8
 
     code, shown, said = type_in("predict", "runs/t1", cohort.select("t1").scans()[0].path, "--force")

@@ -50,7 +50,7 @@ def test_the_digest_ignores_the_order_of_rows_but_not_a_set(split: Split) -> Non
 def test_a_table_edited_by_hand_is_accepted_and_says_so(split: Split, tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
     split.save(path)
-    path.write_text(path.read_text().replace("d,test", "d,train"))
+    path.write_text(path.read_text(encoding="utf-8").replace("d,test", "d,train"))
     again = Split.load(path)
     assert again.subjects("test") == [] and "edited by hand" in again.meta["edited"]
     path.with_suffix(".json").unlink()

@@ -34,12 +34,12 @@ def digests(folder: Path, subject_id: str) -> dict[str, str]:
 
 
 def test_the_folder_is_a_bids_data_set_that_says_it_is_synthetic(cohort: Path) -> None:
-    description = json.loads((cohort / "dataset_description.json").read_text())
+    description = json.loads((cohort / "dataset_description.json").read_text(encoding="utf-8"))
     assert description["BIDSVersion"] and description["DatasetType"] == "raw" and "ynthetic" in description["Name"]
     people = list(csv.DictReader((cohort / "participants.tsv").open(), delimiter="\t"))
     assert [person["participant_id"] for person in people] == [f"sub-{k:04d}" for k in range(1, N_SUBJECTS + 1)]
     assert set(people[0]) == {"participant_id", "age", "sex", "site"}
-    assert set(json.loads((cohort / "participants.json").read_text())) == {"age", "sex", "site"}
+    assert set(json.loads((cohort / "participants.json").read_text(encoding="utf-8"))) == {"age", "sex", "site"}
     for person in people:
         assert 20 <= float(person["age"]) <= 80 and len(person["age"].split(".")[1]) == 1
         anat = cohort / person["participant_id"] / "anat"
@@ -60,7 +60,7 @@ def test_every_scan_opens_with_its_geometry_and_int16_voxels(cohort: Path) -> No
 
 
 def test_nothing_in_a_sidecar_or_header_tells_age(cohort: Path) -> None:
-    sidecars = [json.loads(file.read_text()) for file in sorted(cohort.rglob("anat/*T1w.json"))]
+    sidecars = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(cohort.rglob("anat/*T1w.json"))]
     assert len({json.dumps({**s, "InstitutionName": ""}) for s in sidecars}) == 1
 
 
@@ -69,7 +69,10 @@ def test_a_subject_is_the_same_whatever_the_number_of_subjects_and_processes(coh
     for subject_id in ("sub-0001", "sub-0002"):
         assert len(digests(cohort, subject_id)) == 4
         assert digests(tmp_path, subject_id) == digests(cohort, subject_id)
-    truths = [json.loads((folder / "phantom.json").read_text())["subjects"][:2] for folder in (cohort, tmp_path)]
+    truths = [
+        json.loads((folder / "phantom.json").read_text(encoding="utf-8"))["subjects"][:2]
+        for folder in (cohort, tmp_path)
+    ]
     assert truths[0] == truths[1]
 
 
@@ -80,7 +83,7 @@ def test_another_seed_gives_other_people() -> None:
 
 
 def test_phantom_json_states_effects_ceilings_and_truth(cohort: Path) -> None:
-    facts = json.loads((cohort / "phantom.json").read_text())
+    facts = json.loads((cohort / "phantom.json").read_text(encoding="utf-8"))
     assert {effect["name"] for effect in facts["age_effects"]} >= {
         "ventricle_scale",
         "sulcal_half_width_mm",

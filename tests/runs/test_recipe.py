@@ -102,7 +102,7 @@ def test_every_shipped_recipe_is_complete_and_valid() -> None:
     assert len(recipes) >= 6
     for path in recipes.values():
         check_recipe(Recipe.load(path))
-        assert path.read_text().startswith("# ")
+        assert path.read_text(encoding="utf-8").startswith("# ")
 
 
 def test_a_recipe_is_found_by_path_by_name_and_by_the_name_of_its_file(tmp_path: Path) -> None:

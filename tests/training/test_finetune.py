@@ -200,7 +200,7 @@ def test_once_begun_a_training_does_without_the_run_it_came_from(recipe: Recipe,
     [
         ("backbone={name: cnn, n_blocks: 3, features: 4}", r"n_blocks 2 there, 3 here.*--set 'backbone="),
         ("backbone={name: sfcn}", "name cnn there, sfcn here"),
-        ("prepare.fractions=[-0.5, 0.5]", "input channels 1 there, 3 here.*[Pp]repare.*prepare.fractions"),
+        ("prepare.fractions=[-0.5, 0.5]", "input channels 1 there, 2 here.*[Pp]repare.*prepare.fractions"),
     ],
 )
 def test_another_backbone_is_refused_with_the_difference_and_its_remedy(
