@@ -28,7 +28,7 @@ from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.check import check
-from neuroage.training.predict import gather_scans
+from neuroage.training.inputs import gather_scans
 from neuroage.training.train import train
 
 RECIPE = {

@@ -36,6 +36,7 @@ from neuroage.training.train import train
 
 GRID = (3, 4, 3)  # cells in which features are averaged: coarse position, as the small networks have it
 N_FOR_NORMS = 24  # scans on which batch-norm statistics are measured anew
+SMALL_SFCN = "t1 prepare.spacing_mm=4 prepare.size=[40,48,40] training.epochs=50"  # minutes on two cores
 PENALTIES = np.logspace(-3, 3, 25)
 
 
@@ -45,7 +46,12 @@ def main() -> None:
     parser.add_argument("--weights", default="li2017", help="a published name, or a file")
     parser.add_argument("--split", type=Path, help="a split; else a new one with 50 held-out subjects of uniform age")
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 100, 0], help="training subjects; 0: all")
-    parser.add_argument("--networks", nargs="*", default=["t1_small"], help="recipes that are trained from scratch")
+    parser.add_argument(
+        "--networks",
+        nargs="*",
+        default=["t1_small", SMALL_SFCN],
+        help="trained from scratch: a recipe, and key=value after spaces",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of t1_highresnet")
     parser.add_argument("--out", type=Path, default=Path("pretrained"))
     parser.add_argument("--store", type=Path)
@@ -142,14 +148,18 @@ def at_size(
     new = table[table["subject_id"].isin(held_out) & table.index.isin(volumes)]
     ages = fit["age"].to_numpy(float)
     predicted: dict[str, np.ndarray] = {"mean": np.full(len(new), ages.mean())}
-    ridge = fit_ridge([volumes[scan] for scan in fit.index], ages, small.prepare.spacing)
+    own = [volumes[scan] for scan in fit.index]
+    ridge = fit_ridge(own, ages, small.prepare.spacing, subjects=fit["subject_id"].tolist())
     predicted["ridge on voxels"] = ridge.predict([volumes[scan] for scan in new.index])
     for kind, rows in features.items():
         predicted[f"HighResNet, {kind}, frozen"] = linear_probe(rows.loc[fit.index], ages, rows.loc[new.index])
     subset = cohort.select(subject_ids=[*chosen, *held_out])
-    for name in options.networks:
-        folder = options.out / f"{Path(name).stem}-{len(chosen)}"
-        run = train(Recipe.load(find_recipe(name), []), subset, split, folder, resume="auto", store=store)
+    for words in options.networks:
+        config, *changes = words.split()
+        recipe = Recipe.load(find_recipe(config), changes)
+        folder = options.out / f"{Path(config).stem}-{len(chosen)}"
+        run = train(recipe, subset, split, folder, resume="auto", store=store)
+        name = f"{Path(config).stem} ({recipe.backbone.name}, {recipe.prepare.spacing[0]:g} mm)"
         column = run.predictions.query("set == 'validation'").set_index("scan_id")
         for label, key in ((name, "predicted_age"), (f"{name}, network alone", "predicted_age_network")):
             if key in column:

@@ -189,7 +189,7 @@ class AgeRegressor:
         return check(self.run, self._gather(inputs), store=self._open_store())[0]
 
     def _gather(self, inputs: Inputs) -> Cohort:
-        from neuroage.training.predict import gather_scans
+        from neuroage.training.inputs import gather_scans
 
         if isinstance(inputs, (str, os.PathLike)):
             inputs = [inputs]

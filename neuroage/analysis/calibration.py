@@ -14,6 +14,7 @@ from neuroage.errors import InfeasibleError
 
 LEVEL = 0.9  # the field's custom for prediction intervals: 95% asks for twice the subjects in every bin
 FEWEST_SUBJECTS = 20  # fewer give a slope with a standard error as large as itself, and intervals of no use
+MOST_UNSEEN = 0.1  # of a population, of ages that no subject has: as many as 90% intervals may miss
 N_PARTS = 5  # parts in which a calibration is checked on its own subjects; each is fitted on four fifths
 COLUMNS = ("predicted_age_corrected", "gap_corrected", "interval_low", "interval_high")
 
@@ -98,11 +99,21 @@ def fit_calibration(
         fitted_on: Who the subjects are, in words.
 
     Raises:
-        InfeasibleError: Fewer than 20 subjects.
+        InfeasibleError: Fewer than 20 subjects are of the population's ages, or more than 10% of the population is
+            younger or older than every subject.
     """
-    if len(subjects) < FEWEST_SUBJECTS:
+    span = f"{population.low:.0f} to {population.high:.0f}"
+    n_inside = int(subjects["age"].between(population.low, population.high).sum())
+    if n_inside < FEWEST_SUBJECTS:
         raise InfeasibleError(
-            f"{len(subjects)} {fitted_on} are too few for a calibration", expected=f"at least {FEWEST_SUBJECTS}"
+            f"{n_inside} {fitted_on} aged {span} are too few for a calibration", expected=f"at least {FEWEST_SUBJECTS}"
+        )
+    youngest, oldest = subjects["age"].min(), subjects["age"].max()
+    if population.share_between(youngest, oldest) < 1 - MOST_UNSEEN:
+        raise InfeasibleError(
+            f"Intervals for ages {span} from {fitted_on} who are {youngest:.0f} to {oldest:.0f} years old",
+            expected=f"at least {1 - MOST_UNSEEN:.0%} of the ages between those of the youngest and the oldest",
+            fix="Name ages for which there are training subjects.",
         )
     age, predicted = (subjects[column].to_numpy(dtype=np.float64) for column in ("age", "predicted_age"))
     intervals = fit_intervals(age, predicted, level=level, population=population, n_bins=n_bins)

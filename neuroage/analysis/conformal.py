@@ -57,6 +57,14 @@ class Population:
             return np.asarray(np.diff(edges) / (edges[-1] - edges[0]))
         return np.histogram(self.ages, edges)[0] / max(len(self.ages), 1)
 
+    def share_between(self, low: float, high: float) -> float:
+        """Give the share of these people whose age lies from `low` to `high` years, 0 to 1."""
+        if self.kind == "table":
+            return float(np.mean([low <= age <= high for age in self.ages]))
+        if self.kind == "uniform":
+            return max(min(high, self.high) - max(low, self.low), 0.0) / (self.high - self.low)
+        return 1.0
+
 
 @dataclass(frozen=True)
 class Bin:
@@ -225,7 +233,8 @@ def fit_intervals(
         level: The promised share of real ages inside, above 0 and below 1.
         population: For whom the promise is.
         n_bins: Equal slices of the population's ages by which predicted ages are grouped, each group with its own
-            interval; slices with fewer than 40 (effective) subjects are joined to their neighbours.
+            interval; slices with fewer (effective) subjects than 40, or than the level needs, are joined to their
+            neighbours.
 
     Returns:
         The intervals. Half of those that may lie outside lie below and half above; every interval holds the prediction.
@@ -243,7 +252,8 @@ def fit_intervals(
     older = real - predicted
     edges = np.linspace(population.low, population.high, n_bins + 1)[1:-1]
     slices = np.searchsorted(edges, predicted, side="right")
-    kept = _joined([effective_number(weights[slices == index]) for index in range(n_bins)], FEWEST_IN_BIN)[1:-1]
+    fewest = max(FEWEST_IN_BIN, fewest_subjects(level))
+    kept = _joined([effective_number(weights[slices == index]) for index in range(n_bins)], fewest)[1:-1]
     inner = edges[np.asarray(kept, dtype=np.intp) - 1]
     groups = np.searchsorted(inner, predicted, side="right")
     ends = [-np.inf, *inner.tolist(), np.inf]

@@ -53,7 +53,7 @@ def intervals_section(numbers: page.Numbers, evaluation: Evaluation) -> str:
     if found:
         rows.append(_row(numbers, "intervals, all ages", "calibration", "intervals", style="model"))
     if evaluation.own_spread:
-        rows.append(_row(numbers, "the model's own spread, ± 1.645 sd", "own_spread"))
+        rows.append(_row(numbers, "the model's own spread, ± 1.645 sd (for 90%)", "own_spread"))
     for index, entry in enumerate(found.get("decades", [])):
         rows.append(
             _row(numbers, f"intervals, {entry['decade']}–{entry['decade'] + 9}", "calibration", "decades", index)
@@ -69,8 +69,12 @@ def intervals_section(numbers: page.Numbers, evaluation: Evaluation) -> str:
     parts.append(page.table(caption, head, rows))
     if found:
         parts.append(
-            "<p>The promise is for all of these people together. A decade has few subjects, and those at the ends of "
-            "the age range may lie outside more often than the rest.</p>\n"
+            "<p>The promise is for all people of the stated ages together. Where the subjects here are of other ages, "
+            "their share may be another; a decade has few subjects, and those at the ends of the age range may lie "
+            "outside more often than the rest.</p>\n"
+            "<p>Out-of-fold errors are those of single members (one a seed), which left the subject out. The mean of "
+            "all members, which predicts other people, errs a little less: its intervals are rather too wide than too "
+            "narrow.</p>\n"
         )
     return page.section("Intervals", *parts)
 

@@ -27,7 +27,7 @@ def check(
     from neuroage.files import atomic_path
     from neuroage.runs.run import Run
     from neuroage.training.check import check as inspect
-    from neuroage.training.predict import gather_scans
+    from neuroage.training.inputs import gather_scans
 
     opened = Run.open(run)
     cohort = gather_scans(inputs, opened.recipe.modality)

@@ -153,7 +153,7 @@ def predict(
     from neuroage.runs.calibration import intervals_in_words
     from neuroage.runs.predictions import save_predictions
     from neuroage.runs.run import Run
-    from neuroage.training.predict import gather_scans
+    from neuroage.training.inputs import gather_scans
     from neuroage.training.predict import predict as ask
 
     opened = Run.open(run)

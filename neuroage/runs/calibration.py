@@ -38,7 +38,7 @@ def calibrate(
     Raises:
         UsageError: The run has no predictions, or none that are out of fold.
         RefusedError: The out-of-fold subjects had a say in the weights.
-        InfeasibleError: Fewer than 20 subjects.
+        InfeasibleError: Fewer than 20 subjects are of these ages, or many of these ages are nobody's.
     """
     subjects = out_of_fold_subjects(run)
     if len(subjects) < FEWEST_SUBJECTS:
@@ -134,10 +134,10 @@ def _population_of_table(path: Path) -> Population:
         raise UsageError(f"No table of ages at {path}", expected="a CSV or TSV file with a column `age`")
     table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
     column = next((name for name in table.columns if str(name).strip().lower() == "age"), None)
-    ages = pd.to_numeric(table[column], errors="coerce").dropna() if column else pd.Series(dtype=float)
+    ages = pd.to_numeric(table[column], errors="coerce").dropna().round(1) if column else pd.Series(dtype=float)
     if ages.nunique() < 2:
         raise UsageError(f"{path} has {ages.nunique()} different ages", expected="a column `age` with ages in years")
-    return Population("table", float(ages.min()), float(ages.max()), tuple(ages.round(1).tolist()))
+    return Population("table", float(ages.min()), float(ages.max()), tuple(ages.tolist()))
 
 
 def intervals_in_words(run: Run) -> str:

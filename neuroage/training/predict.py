@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,9 +11,8 @@ from lightning_fabric import Fabric
 
 from neuroage.analysis import Evaluation, evaluate
 from neuroage.cohort import Cohort
-from neuroage.errors import InfeasibleError, RefusedError, UsageError
+from neuroage.errors import InfeasibleError, RefusedError
 from neuroage.imaging.batches import VolumeSet
-from neuroage.imaging.read import SUFFIXES
 from neuroage.imaging.store import Store, StoredVolume, listed, prepare_scans
 from neuroage.models.network import Network
 from neuroage.models.tasks import Task
@@ -31,7 +27,6 @@ from neuroage.training.plan import Plan
 from neuroage.training.scoring import blend_with_ridge, predictions_table
 
 NEAR_YEARS = 5.0  # to each side: how far the nearest training subjects of a prediction may be and still say much
-TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx")
 
 
 @dataclass
@@ -48,77 +43,6 @@ class Answer:
     table: pd.DataFrame
     baselines: dict[str, pd.DataFrame] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-
-
-def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str) -> Cohort:
-    """Make a cohort of what a user names: image files, DICOM folders, folders of a known layout, tables.
-
-    Args:
-        inputs: Paths, mixed as they come.
-        modality: Of files that stand alone; cohorts keep only their scans of it.
-
-    Raises:
-        UsageError: A path does not exist, or holds no scan.
-    """
-    parts: list[pd.DataFrame] = []
-    alone: list[Path] = []
-    for given in map(Path, inputs):
-        if not given.exists():
-            raise UsageError(f"No such file or folder: {given}", expected="scans, folders or cohort tables")
-        name = given.name.lower()
-        if name.endswith(TABLE_SUFFIXES):
-            parts.append(Cohort.read(given).select(modality=modality).table)
-        elif given.is_dir() and not _is_dicom_folder(given):
-            images = sorted(
-                path for path in given.iterdir() if path.name.lower().endswith(SUFFIXES) and path.suffix != ".img"
-            )
-            has_table = any(path.name.lower().endswith(TABLE_SUFFIXES) for path in given.iterdir())
-            if has_table or not images:
-                parts.append(Cohort.read(given).select(modality=modality).table)
-            else:
-                alone.extend(images)
-        else:
-            alone.append(given)
-    if alone:
-        parts.append(_table_of_files(alone, modality))
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    if table.empty:
-        raise UsageError(f"No {modality} scan among {', '.join(map(str, inputs))}")
-    return Cohort(table)
-
-
-def _is_dicom_folder(folder: Path) -> bool:
-    files = [path for path in folder.iterdir() if path.is_file()]
-    if not files:
-        return False
-    with open(files[0], "rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
-
-
-def _table_of_files(files: Sequence[Path], modality: str) -> pd.DataFrame:
-    stems = [_stem(path) for path in files]
-    names = [stem if stems.count(stem) == 1 else f"{stem}_{index}" for index, stem in enumerate(stems)]
-    return pd.DataFrame(
-        {
-            "scan_id": names,
-            "subject_id": names,
-            "session": "",
-            "modality": modality,
-            "path": [str(path.resolve()) for path in files],
-            "age": np.nan,
-            "sex": "",
-            "site": "",
-        }
-    )
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-            break
-    return re.sub(r"[^\w.-]", "_", name)
 
 
 def predict(

@@ -47,7 +47,7 @@ def score(job: Job, fabric: Fabric, network: Network) -> None:
     table = predictions_table(scored, task, outputs, fold=run.about["fold"], member=run.about["member"])
     ages = training_rows["age"].to_numpy(dtype=float)
     training_volumes = job.volumes("train", "inner")
-    ridge = fit_ridge(training_volumes, ages, recipe.prepare.spacing)
+    ridge = fit_ridge(training_volumes, ages, recipe.prepare.spacing, subjects=training_rows["subject_id"].tolist())
     ridge.save(run.ridge_path)
     ridge_ages = ridge.predict(job.volumes(*SCORED))
     run.save_baselines(baseline_tables(table, float(ages.mean()), ridge_ages))

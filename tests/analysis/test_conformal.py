@@ -116,6 +116,28 @@ def test_too_few_subjects_give_infinite_intervals_that_are_said_in_words():
             assert bool(np.isfinite(found.bins[0].years_above)) is finite
 
 
+def test_slices_are_joined_where_a_high_level_needs_more_subjects():
+    age, predicted = draw(np.random.default_rng(14), 225)
+    found = fit_intervals(age, predicted, level=0.99, population=AS_TRAINED)
+    assert len(found.bins) == 1 and np.isfinite(found.bounds([30.0])).all()
+    assert len(fit_intervals(age, predicted, level=0.9, population=AS_TRAINED).bins) > 1
+
+
+def test_ages_of_too_few_or_of_no_subjects_are_refused_and_what_is_fitted_can_be_checked():
+    rng = np.random.default_rng(15)
+    age = np.concatenate([rng.uniform(18, 50, 60), rng.uniform(60, 90, 20)])
+    table = pd.DataFrame({"age": age, "predicted_age": age + rng.normal(0, 4, 80)})
+    found = fit_calibration(table, population=Population("uniform", 60, 90))
+    assert len(apply_across(found, table)) == 80
+    with pytest.raises(InfeasibleError, match="19 out-of-fold subjects aged 60 to 90"):
+        fit_calibration(table[:-1], population=Population("uniform", 60, 90))
+    clinic = (*np.linspace(50, 80, 80), *np.linspace(95, 99, 20))
+    for beyond in (Population("uniform", 60, 130), Population("table", 50, 99, clinic)):
+        with pytest.raises(InfeasibleError, match="who are 19 to 90"):
+            fit_calibration(table, population=beyond)
+    fit_calibration(table, population=Population("uniform", 18, 92))
+
+
 def test_levels_and_bins_that_cannot_be_meant_are_refused():
     age, predicted = draw(np.random.default_rng(4), 30)
     for wrong in ({"level": 90}, {"level": 0.0}, {"level": 0.9, "n_bins": 0}):

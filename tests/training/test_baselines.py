@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.ndimage import gaussian_filter
 
-from neuroage.training.baselines import Features, Ridge, fit_ridge
+from neuroage.training.baselines import Features, Ridge, _errors_left_out, fit_ridge
 
 SPACING = (4.0, 4.0, 4.0)
 
@@ -25,15 +25,22 @@ class Volume:
         return self.data
 
 
-def cohort(n: int, *, blur_voxels: float, seed: int = 0) -> tuple[list[Volume], np.ndarray]:
-    """Volumes in which age is a smooth pattern (or one of single voxels), in noise that differs from voxel to voxel."""
+def cohort(n: int, *, blur_voxels: float, seed: int = 0, n_scans: int = 1) -> tuple[list[Volume], np.ndarray]:
+    """Volumes in which age is a smooth pattern (or one of single voxels), in noise that differs from voxel to voxel.
+
+    Several scans of a subject, side by side, share most of the noise.
+    """
     rng = np.random.default_rng(seed)
     pattern = np.random.default_rng(99).normal(size=(12, 14, 12))
     pattern = gaussian_filter(pattern, blur_voxels) if blur_voxels else pattern
     pattern = (pattern + pattern[::-1]) / 2
     pattern /= pattern.std()
     ages = rng.uniform(20, 90, n)
-    return [Volume(((age - 55) / 20 * pattern + rng.normal(0, 8, pattern.shape))[None]) for age in ages], ages
+    volumes = []
+    for age in ages:
+        head = (age - 55) / 20 * pattern + rng.normal(0, 8, pattern.shape)
+        volumes += [Volume((head + (scan > 0) * rng.normal(0, 1.5, pattern.shape))[None]) for scan in range(n_scans)]
+    return volumes, np.repeat(ages, n_scans)
 
 
 def test_plain_features_are_averages_of_blocks() -> None:
@@ -83,6 +90,46 @@ def test_blur_lessens_the_error_on_new_scans_where_the_signal_is_smooth() -> Non
         return float(np.abs(fit_ridge(volumes, ages, SPACING, **options).predict(new) - new_ages).mean())  # type: ignore[arg-type]
 
     assert error() < 0.8 * error(blurs_mm=(0.0,), mirrored=False)
+
+
+def test_rescans_do_not_choose_blur_and_penalty_for_one_another() -> None:
+    """Another scan of the same head gives its age away, best without blur and penalty; new heads need both."""
+    volumes, ages = cohort(50, blur_voxels=2.5, seed=12, n_scans=2)
+    new, new_ages = cohort(80, blur_voxels=2.5, seed=102)
+    fits = [
+        fit_ridge(volumes, ages, SPACING, subjects=subjects)  # type: ignore[arg-type]
+        for subjects in (np.repeat(np.arange(50), 2).astype(str).tolist(), None)
+    ]
+    together, apart = (np.abs(fit.predict(new) - new_ages).mean() for fit in fits)  # type: ignore[arg-type]
+    assert together < 0.95 * apart
+
+
+@pytest.mark.parametrize("n_scans", [1, 3])
+def test_the_error_of_who_is_left_out_is_that_of_a_fit_without_them(n_scans: int) -> None:
+    from sklearn.linear_model import Ridge as Peer
+
+    rng = np.random.default_rng(4)
+    group = np.repeat(rng.permutation(12), n_scans)
+    rows, ages = rng.normal(size=(len(group), 20)), rng.uniform(20, 90, len(group))
+    centred = rows - rows.mean(axis=0)
+    variances, axes = np.linalg.eigh(centred @ centred.T)
+    found = _errors_left_out(axes, variances / (variances + 5.0), ages, group)
+    for number in range(12):
+        own = group == number
+        peer = Peer(alpha=5.0).fit(rows[~own], ages[~own])
+        np.testing.assert_allclose(found[own], ages[own] - peer.predict(rows[own]), rtol=1e-8)
+
+
+@pytest.mark.parametrize("blur_mm", [8.0, 12.0])
+def test_a_blur_is_as_wide_as_it_says(blur_mm: float) -> None:
+    data = np.zeros((1, 64, 64), np.float32)
+    data[0, 30, 29] = 1
+    step = 8 if blur_mm >= 12 else 4  # millimetres, and voxels
+    wide = np.arange(64 // step) * step + (step - 1) / 2
+    away = (wide[:, None] - 30) ** 2 + (wide[None] - 29) ** 2
+    wanted = 0.5 ** (away / (blur_mm / 2) ** 2)  # half as high half of the full width away
+    found = Features((1.0, 1.0), blur_mm, mirrored=False).of_volume(data).reshape(wanted.shape)
+    np.testing.assert_allclose(found / found.max(), wanted / wanted.max(), atol=1e-4)
 
 
 def test_the_penalty_is_large_where_there_is_nothing_to_learn() -> None:

@@ -18,8 +18,9 @@ from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.check import Reference, check, nearest_distance
+from neuroage.training.inputs import gather_scans
 from neuroage.training.observer import Observer
-from neuroage.training.predict import evaluate_on, gather_scans, predict
+from neuroage.training.predict import evaluate_on, predict
 from neuroage.training.train import train
 
 N_SUBJECTS, N_HELD_OUT = 32, 10
