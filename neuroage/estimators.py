@@ -118,6 +118,8 @@ class AgeRegressor:
         *,
         out: str | os.PathLike[str],
         fold: int = 0,
+        folds: int = 1,
+        repeats: int = 1,
         resume: str = "never",
         observer: Observer | None = None,
     ) -> AgeRegressor:
@@ -127,14 +129,26 @@ class AgeRegressor:
             cohort: Scans; those of the recipe's modality are used.
             split: Who is held out.
             out: Folder of the run.
-            fold: Which fold of the split is held out.
+            fold: Which fold of the split is held out, where one is trained.
+            folds: Above 1: each fold of the split is held out in turn; of a split with one, each of so many parts of
+                its training subjects, which gives intervals and the correction of age bias.
+            repeats: Trainings with other seeds, averaged.
             resume: "never", "required" or "auto" (continue an interrupted training).
             observer: Receives news while it runs.
 
         Raises:
-            NeuroageError: As `neuroage.training.train.train`.
+            UsageError: `cohort` or `split` is a path.
+            NeuroageError: As `neuroage.training.experiment.train_members`.
         """
-        from neuroage.training.train import train
+        from neuroage.cohort.parts import all_parts
+        from neuroage.training.experiment import train_members
+
+        if not isinstance(cohort, Cohort) or not isinstance(split, Split):
+            raise UsageError(
+                f"fit takes a Cohort and a Split, not {type(cohort).__name__} and {type(split).__name__}",
+                fix="Read them with Cohort.read(path) and Split.load(path).",
+            )
+        several = folds > 1 and split.n_folds > 1
 
         augmentation = None
         if self._augmentation is not None:
@@ -144,12 +158,14 @@ class AgeRegressor:
             augmentation = TorchIOPipeline(
                 self._augmentation, child_seed(self.recipe.seed, "augment"), self.recipe.prepare.spacing
             )
-        self._run = train(
+        self._run = train_members(
             self.recipe,
             cohort,
             split,
             out,
-            fold=fold,
+            folds=range(folds) if several else (fold,),
+            parts=() if several else all_parts(folds),
+            repeats=repeats,
             resume=resume,
             store=self._open_store(),
             augmentation=augmentation,
@@ -196,17 +212,18 @@ class AgeRegressor:
         cohort = inputs if isinstance(inputs, Cohort) else gather_scans(inputs, self.recipe.modality)
         return cohort.select(modality=self.recipe.modality)
 
-    def evaluate(self, cohort: Cohort | None = None) -> Evaluation:
+    def evaluate(self, cohort: Cohort | None = None, *, subjects: str = "validation") -> Evaluation:
         """Score the model, with the mean predictor and ridge beside it.
 
         Args:
             cohort: Subjects with ages that it was not trained on; None: the held-out subjects of its split.
+            subjects: Which of these: validation, test or out_of_fold.
 
         Returns:
             The evaluation: `table`, `verdict`, `to_dict()`.
         """
         if cohort is None:
-            return evaluate_held_out(self.run)
+            return evaluate_held_out(self.run, subjects)
         from neuroage.training.predict import evaluate_on
 
         return evaluate_on(self.run, cohort.select(modality=self.recipe.modality), store=self._open_store())[0]

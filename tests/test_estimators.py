@@ -7,6 +7,7 @@ import torch
 import torchio as tio
 
 import neuroage as na
+from neuroage.errors import UsageError
 from neuroage.imaging.store import Store
 from neuroage.imaging.torchio_pipeline import TorchIOPipeline
 from neuroage.runs.recipe import Recipe
@@ -63,3 +64,19 @@ def test_unknown_arguments_and_unfitted_models_are_usage_errors() -> None:
         na.AgeRegressor("t1_small", epoch=3)
     with pytest.raises(na.NeuroageError, match="not fitted"):
         na.AgeRegressor("t1_small").evaluate()
+
+
+def test_fit_says_what_it_takes(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a Cohort and a Split, not str and str.*Cohort\.read"):
+        na.AgeRegressor("smoke").fit("cohort.csv", "split.csv", out=tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_folds_give_out_of_fold_figures_and_a_note_on_those_trained_on(
+    cohort: na.Cohort, split: na.Split, recipe: Recipe, store: Store, tmp_path: Path
+) -> None:
+    model = na.AgeRegressor(recipe, epochs=1, store=store.folder).fit(cohort, split, out=tmp_path / "run", folds=2)
+    assert len(model.run.members) == 2
+    assert len(model.evaluate(subjects="out_of_fold").table) > 0
+    seen = split.subjects("train")[0]
+    table = model.predict(cohort.select(modality="t1", subject_ids=[seen, split.subjects("validation")[0]]), force=True)
+    assert table.set_index("subject_id")["trained_on"].to_dict() == {seen: True, split.subjects("validation")[0]: False}

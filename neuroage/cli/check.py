@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neuroage.cli.learn import RunFolder
-from neuroage.cli.options import AsJson, StoreFolder, open_store
+from neuroage.cli.options import AsJson, StoreFolder, check_table_path, open_store
 
 COLOURS = {"ok": "green", "warn": "yellow", "refuse": "red"}
 
@@ -29,6 +29,8 @@ def check(
     from neuroage.training.check import check as inspect
     from neuroage.training.inputs import gather_scans
 
+    if out_file:
+        check_table_path(out_file, inputs)
     opened = Run.open(run)
     cohort = gather_scans(inputs, opened.recipe.modality)
     table, measures = inspect(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))

@@ -18,6 +18,7 @@ from neuroage.cli.options import (
     Set,
     SplitFile,
     StoreFolder,
+    check_table_path,
     load_cohort,
     load_recipe,
     load_split,
@@ -25,6 +26,7 @@ from neuroage.cli.options import (
     modality_of,
     open_store,
 )
+from neuroage.errors import UsageError
 
 
 class Held(str, Enum):
@@ -156,6 +158,7 @@ def predict(
     from neuroage.training.inputs import gather_scans
     from neuroage.training.predict import predict as ask
 
+    check_table_path(out_file, inputs)
     opened = Run.open(run)
     cohort = gather_scans(inputs, opened.recipe.modality)
     answer = ask(
@@ -176,7 +179,7 @@ def predict(
             shown(row["age"], 1),
             shown(row["predicted_age"], 1) + _interval(row),
             str(row["verdict"]),
-            str(row["concerns"]),
+            _first_concerns(str(row["concerns"])),
         ]
         for row in answer.table.head(20).to_dict("records")
     ]
@@ -188,6 +191,11 @@ def predict(
     if "interval_low" in answer.table.columns:
         talk.print(f"In brackets: {intervals_in_words(opened)}.")
     talk.print(f"Wrote {out_file}.")
+
+
+def _first_concerns(words: str) -> str:
+    first, rest = words.split("; ")[:3], words.split("; ")[3:]
+    return "; ".join([*first, *([f"and {len(rest)} more, in the table"] if rest else [])])
 
 
 def _interval(row: dict[Any, Any]) -> str:
@@ -202,8 +210,9 @@ def evaluate(
         typer.Option("--data", help="Cohort with ages: a table or folder. (default: the run's own held-out subjects)"),
     ] = None,
     subjects: Annotated[
-        Held, typer.Option("--subjects", help="Without --data: which of the run's held-out subjects.")
-    ] = Held.validation,
+        Held | None,
+        typer.Option("--subjects", help="Without --data: which of the run's held-out subjects. (default: validation)"),
+    ] = None,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", help="Folder of page, figures and tables. (default: inside the run)"),
@@ -218,9 +227,13 @@ def evaluate(
     from neuroage.runs.predictions import save_predictions
     from neuroage.runs.run import Run
 
-    opened = Run.open(run)
+    opened, held = Run.open(run), (subjects or Held.validation).value
+    if data is not None and subjects is not None:
+        raise UsageError(
+            "--subjects chooses among the run's own held-out subjects, --data names others", fix="Drop one."
+        )
     if data is None:
-        evaluation = evaluate_held_out(opened, subjects.value)
+        evaluation = evaluate_held_out(opened, held)
         table = opened.predictions
     else:
         from neuroage.training.predict import evaluate_on  # with torch, which the run's own tables do not need
@@ -228,7 +241,7 @@ def evaluate(
         cohort = load_cohort(data).select(modality=opened.recipe.modality)
         evaluation, answer = evaluate_on(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
         table = answer.table
-    where = out_folder or run / f"evaluation-{subjects.value if data is None else data.resolve().stem}"
+    where = out_folder or run / f"evaluation-{held if data is None else data.resolve().stem}"
     write_evaluation(evaluation, where)
     save_predictions(table, where / "predictions.csv")
     if as_json:

@@ -10,7 +10,7 @@ import typer
 
 import neuroage
 from neuroage.cli import calibrate, check, contrast, data, demo, describe, learn, listing, pixels, plan
-from neuroage.errors import NeuroageError
+from neuroage.errors import NeuroageError, UsageError
 from neuroage.files import is_main_process
 
 STOPPED = 130  # the exit code of a training that was asked to stop and saved its state
@@ -94,6 +94,10 @@ def main() -> None:
             sys.exit(STOPPED)
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            fix = "Check that the path exists, may be written to and has room."
+            _say(UsageError(f"{error.filename}: {error.strerror}", fix=fix))
+            sys.exit(UsageError.exit_code)
         from neuroage.cli.screen import talk
 
         _say_elsewhere(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,18 @@ def load_cohort(path: Path) -> Cohort:
             "`neuroage phantom --out phantom` and `neuroage index phantom`.",
         )
     return Cohort.read(path)
+
+
+def check_table_path(path: Path, inputs: Sequence[Path]) -> None:
+    """Make sure, before any work is done for it, that a table written to `path` takes the place of no scan.
+
+    Raises:
+        UsageError: It is no CSV file, or one of the inputs.
+    """
+    if path.suffix.lower() != ".csv" or path.is_dir():
+        raise UsageError(f"--out {path}", expected="a file name that ends in .csv")
+    if path.resolve() in [given.resolve() for given in inputs]:
+        raise UsageError(f"--out {path} is one of the inputs and would be lost", fix="Choose another name.")
 
 
 def load_split(path: Path, cohort: Cohort) -> Split:

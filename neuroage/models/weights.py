@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import urllib.request
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -151,9 +152,9 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise _refused(path, " ".join(str(error).split())) from None
     except Exception as error:  # torch and the unpickler raise dozens of types for a broken file
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = str(error).split(". ")[0].strip()  # what follows is for torch's developers; "101" alone says nothing
         raise DataError(
-            f"{path}: not a whole file of weights ({reason})",
+            f"{path}: not a whole file of weights" + (f" ({reason})" if " " in reason else ""),
             expected="safetensors, or what torch.save wrote",
             fix="Copy or download the file again.",
         ) from None
@@ -165,7 +166,9 @@ def _read(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, weights_only=True, map_location="cpu")
+    with warnings.catch_warnings():  # torch asks users to report pickles that it did not write
+        warnings.simplefilter("ignore")
+        return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def _tensors_alone(content: Any, path: Path) -> dict[str, Tensor]:
@@ -185,8 +188,10 @@ def _tensors_alone(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _refused(path: Path, reason: str) -> DataError:
-    if "Unsupported global" in reason or "weights_only" in reason.lower() or "global" in reason.lower():
+    if "Unsupported global" in reason or "GLOBAL" in reason:
         reason = "it names code to run"
+    elif "Weights only load failed" in reason:
+        reason = "it is no file of weights"
     return DataError(
         f"{path}: holds more than tensors and was not loaded ({reason[:120]})",
         expected="names and tensors alone",

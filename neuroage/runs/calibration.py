@@ -133,6 +133,8 @@ def _population_of_table(path: Path) -> Population:
     if not path.is_file():
         raise UsageError(f"No table of ages at {path}", expected="a CSV or TSV file with a column `age`")
     table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+    if "subject_id" in table:
+        table = table.drop_duplicates("subject_id")  # people, not scans
     column = next((name for name in table.columns if str(name).strip().lower() == "age"), None)
     ages = pd.to_numeric(table[column], errors="coerce").dropna().round(1) if column else pd.Series(dtype=float)
     if ages.nunique() < 2:

@@ -14,6 +14,7 @@ SAME_FACTOR = 1.5  # within which a head has changed as its voxels have
 LEAST_GAIN = 0.02  # in correlation; a brain turned front to back gains 0.1 when put right (OASIS-1), a head more
 MANY = 6  # of 22 measures; a brain from another scanner departs in 3 to 5 and looks usual to the network (two tried)
 BRIGHT_BORDER = 0.5  # of the range; the border of a scan that is cut through the head has 0.15
+TURNED_ALIKE = 0.85  # a scan that was only turned has, put right, the usual likeness; an angiogram has not
 SKULL_ALIKE = 0.45  # a whole head compared with brains has 0.6 (measured on three), an angiogram 0.1 to 0.2
 ALIKE = 0.65  # share of the usual correlation below which a scan is another kind of picture
 ODD_UNITS = {10: "centimetres taken for millimetres", 1000: "metres or micrometres taken for millimetres"}
@@ -156,7 +157,7 @@ def _wrong_units(scan: Departures) -> Concern | None:
 def _turned(scan: Departures) -> Concern | None:
     gain = scan.scaled.get("turned", 0.0)
     likeness = scan.scaled.get("likeness", 0.0)
-    if not scan.above("turned") or gain < LEAST_GAIN or likeness + gain < ALIKE * scan.ranges["likeness"][1]:
+    if not scan.above("turned") or gain < LEAST_GAIN or likeness + gain < TURNED_ALIKE * scan.ranges["likeness"][1]:
         return None
     what = f"the scan seems to be {scan.turn or 'turned'}: put right, its likeness to training scans gains {gain:.2f}"
     fix = "the orientation in its header is wrong: mend it where the file was made, or export it again"

@@ -15,7 +15,7 @@ import pandas as pd
 
 from neuroage.cohort import Cohort, Split
 from neuroage.cohort.parts import Part
-from neuroage.errors import UsageError
+from neuroage.errors import DataError, UsageError
 from neuroage.files import atomic_path, write_json
 from neuroage.runs.contract import InputContract
 from neuroage.runs.predictions import read_predictions, save_predictions
@@ -113,10 +113,33 @@ class Run:
     def _path(self, name: str) -> Path:
         return self.folder / name
 
+    def _content(self, name: str) -> dict[str, Any]:
+        path, again = self._path(name), "Copy the whole run folder again, or train it again."
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise UsageError(f"{self.folder} has no {name}", fix=again) from error
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} is damaged", expected="JSON as its training wrote it", fix=again) from error
+
     @property
     def exists(self) -> bool:
         """Whether the folder holds a run."""
         return self._path("run.json").is_file()
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether it, or a member, holds a state of a training, or its result."""
+        saved = self.checkpoint_path.exists() or self.weights_path.exists()
+        return saved or any(member.has_learnt for member in self.members)
+
+    def discard(self) -> None:
+        """Remove a run that could not start, so that its folder does not stand in the way of the next attempt.
+
+        Nothing is done where something was learnt.
+        """
+        if not self.has_learnt:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def name(self) -> str:
@@ -126,8 +149,7 @@ class Run:
     @property
     def about(self) -> dict[str, Any]:
         """What run.json says: status, fold, digests, precision, what was selected on."""
-        content: dict[str, Any] = json.loads(self._path("run.json").read_text(encoding="utf-8"))
-        return content
+        return self._content("run.json")
 
     def update(self, **values: Any) -> None:
         """Set values in run.json."""
@@ -233,7 +255,7 @@ class Run:
     @property
     def contract(self) -> InputContract:
         """What the training scans were like."""
-        return InputContract.from_dict(json.loads(self._path("contract.json").read_text(encoding="utf-8")))
+        return InputContract.from_dict(self._content("contract.json"))
 
     def save_contract(self, contract: InputContract) -> None:
         """Write the input contract."""
@@ -247,8 +269,7 @@ class Run:
     @property
     def selftest(self) -> dict[str, Any]:
         """What a golden phantom gave at the end of training; empty in runs of before."""
-        path = self._path("selftest.json")
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        return self._content("selftest.json") if self._path("selftest.json").is_file() else {}
 
     def save_selftest(self, content: dict[str, Any]) -> None:
         """Write what the golden phantom gave."""
@@ -257,7 +278,7 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """Versions and machine of the training."""
-        return dict(json.loads(self._path("environment.json").read_text(encoding="utf-8")))
+        return self._content("environment.json")
 
     def copy_to(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the whole run; the new folder appears when everything is in it.
@@ -292,8 +313,7 @@ class Run:
     @property
     def evaluation(self) -> dict[str, Any]:
         """What evaluation.json says; empty before the evaluation."""
-        path = self._path("evaluation.json")
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        return self._content("evaluation.json") if self._path("evaluation.json").is_file() else {}
 
 
 def find_runs(folder: str | os.PathLike[str]) -> list[Run]:

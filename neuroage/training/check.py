@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from neuroage.cohort import Cohort
+from neuroage.errors import DataError
 from neuroage.files import atomic_path
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.inspect import Template, coarse_cube, left_right_symmetry
@@ -92,10 +93,16 @@ class Reference:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Reference | None:
-        """Read what `save` wrote; None where there is none."""
+        """Read what `save` wrote; None where there is none, `DataError` where it is damaged."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        return cls(**load_file(Path(path))) if Path(path).is_file() else None
+        if not Path(path).is_file():
+            return None
+        try:
+            return cls(**load_file(Path(path)))
+        except (SafetensorError, TypeError) as error:
+            raise DataError(f"{path} is damaged", fix="Copy the whole run folder again, or train it again.") from error
 
     def measures(self, scans: Responses) -> list[tuple[dict[str, float], str]]:
         """Measure new scans: for each, its measures, and in which other orientation it would fit best, in words."""
@@ -247,6 +254,9 @@ def find_concerns(run: Run, fabric: Fabric, network: Network, volumes: Sequence[
     """
     contract, reference = run.contract, Reference.load(run.reference_path)
     records = [volume.record for volume in volumes]
+    if reference is None and contract.is_full:
+        again = "Copy the whole run folder again, or train it again."
+        raise DataError(f"{run.folder} has no {run.reference_path.name}", fix=again)
     if reference is None or not contract.is_full or not volumes:
         return [Finding(contract.concerns(record), {}) for record in records]
     n_at_once = Plan(**run.about["plan"]).scans_at_once

@@ -18,6 +18,7 @@ from neuroage.imaging.store import Store
 from neuroage.runs.calibration import calibrate_again
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run, now
+from neuroage.training.augmentation import Augmentation
 from neuroage.training.devices import make_fabric
 from neuroage.training.observer import Observer
 from neuroage.training.scoring import write_run_pages
@@ -35,6 +36,7 @@ def train_members(
     repeats: int = 1,
     resume: str = "auto",
     store: Store | None = None,
+    augmentation: Augmentation | None = None,
     observer: Observer | None = None,
 ) -> Run:
     """Train a recipe on several folds or parts, each with several seeds; members that are complete already are kept.
@@ -45,7 +47,7 @@ def train_members(
 
     Args:
         recipe: Repeat r uses its seed + r.
-        cohort, split, out, store, observer: As in `train`.
+        cohort, split, out, store, augmentation, observer: As in `train`.
         folds: Folds of the split.
         parts: Of a single fold's training subjects (`all_parts`), each left out by one member. The validation and test
             subjects are predicted by all members.
@@ -64,9 +66,20 @@ def train_members(
         fold, part = left_out[0]
         name = member_name(fold, recipe.seed, part) if part else ""
         return train(
-            recipe, cohort, split, out, fold=fold, part=part, member=name, resume=resume, store=store, observer=observer
+            recipe,
+            cohort,
+            split,
+            out,
+            fold=fold,
+            part=part,
+            member=name,
+            resume=resume,
+            store=store,
+            augmentation=augmentation,
+            observer=observer,
         )
     fabric, parent = make_fabric("fp32"), Run(out)
+    is_new = not parent.exists
     if fabric.is_global_zero and (not parent.exists or resume == "never"):
         Run.create_parent(out, recipe, cohort.select(modality=recipe.modality), split, n_parts=n_parts)
     fabric.barrier()
@@ -83,29 +96,35 @@ def train_members(
         )
     observer = observer if observer and fabric.is_global_zero else Observer()
     members: list[Run] = []
-    for fold, part in left_out:
-        for repeat in range(repeats):
-            name = member_name(fold, recipe.seed + repeat, part)
-            without = f"without part {part.index + 1} of {n_parts}" if part else f"fold {fold}"
-            observer.stage(
-                f"Member {len(members) + 1} of {len(left_out) * repeats}: {recipe.modality}, "
-                f"{without}, seed {recipe.seed + repeat}"
-            )
-            seeded = recipe.updated(f"seed={recipe.seed + repeat}")
-            members.append(
-                train(
-                    seeded,
-                    cohort,
-                    split,
-                    parent.member_folder(name),
-                    fold=fold,
-                    part=part,
-                    member=name,
-                    resume="auto",
-                    store=store,
-                    observer=observer,
+    try:
+        for fold, part in left_out:
+            for repeat in range(repeats):
+                name = member_name(fold, recipe.seed + repeat, part)
+                without = f"without part {part.index + 1} of {n_parts}" if part else f"fold {fold}"
+                observer.stage(
+                    f"Member {len(members) + 1} of {len(left_out) * repeats}: {recipe.modality}, "
+                    f"{without}, seed {recipe.seed + repeat}"
                 )
-            )
+                seeded = recipe.updated(f"seed={recipe.seed + repeat}")
+                members.append(
+                    train(
+                        seeded,
+                        cohort,
+                        split,
+                        parent.member_folder(name),
+                        fold=fold,
+                        part=part,
+                        member=name,
+                        resume="auto",
+                        store=store,
+                        augmentation=augmentation,
+                        observer=observer,
+                    )
+                )
+    except NeuroageError:
+        if is_new and fabric.is_global_zero:
+            parent.discard()  # unless a member has learnt something
+        raise
     if fabric.is_global_zero:
         _gather(parent, members, observer, has_out_of_fold=len(left_out) > 1)
     fabric.barrier()

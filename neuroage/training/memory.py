@@ -182,7 +182,9 @@ def _convolution_backward(args: Any) -> int:
     gradient, images, weights, dilation = args[0], args[1], args[2], args[6]
     narrow = any(size < kernel for size, kernel in zip(images.shape[2:], weights.shape[2:], strict=True))
     n_copies = 3 if images.dtype != torch.float32 else 2 * (max(dilation) > 1)
-    in_order = gradient.is_contiguous(memory_format=MEMORY_FORMAT[images.ndim])
+    # Attention pools convolve positions in one dimension, for which there is no channels-last order.
+    memory_format = MEMORY_FORMAT.get(images.ndim, torch.contiguous_format)
+    in_order = gradient.is_contiguous(memory_format=memory_format)
     n_weights = 4 * min(torch.get_num_threads(), len(images)) if narrow else 2
     kernel = max(weights.nbytes * n_weights, weights.nbytes + n_copies * images.nbytes // len(images))
     return int(kernel + (0 if in_order else gradient.nbytes))

@@ -73,6 +73,8 @@ def predict(
     """
     observer = observer or Observer()
     leaves = complete_leaves(run)
+    if run.is_parent and not run.complete:
+        observer.note(f"{run.folder} is not finished: {len(leaves)} of its members predict, the others are left out.")
     recipe = leaves[0].recipe
     observer.stage(f"Preparing {len(cohort)} scans")
     prepared = prepare_scans(
@@ -85,6 +87,12 @@ def predict(
         zip(prepared.volumes, find_concerns(leaves[0], *first[:2], list(prepared.volumes.values())), strict=True)
     )
     rows = everyone if force else _refuse(everyone, findings, observer)
+    known = everyone["subject_id"].isin(subjects_trained_on(run))
+    if known.any():
+        observer.note(
+            f"The run was trained on {everyone.loc[known, 'subject_id'].nunique()} of these "
+            f"{everyone['subject_id'].nunique()} subjects: their errors and intervals say nothing about new people."
+        )
     observer.stage(f"Predicting with {len(leaves)} network{'s' * (len(leaves) > 1)}")
     volumes = [prepared.volumes[scan_id] for scan_id in rows.index]
     tables = []
@@ -155,7 +163,8 @@ def add_findings(table: pd.DataFrame, everyone: pd.DataFrame, findings: dict[str
     Returns:
         One row for each of `everyone`, with `verdict`, `concerns` (words), `outside_ages` (the prediction lies outside
         of the training ages), `far_from_training` (distance to the nearest training scans in the network's features, 1
-        is usual) and `n_training_near` (training subjects within 5 years of the predicted age).
+        is usual), `n_training_near` (training subjects within 5 years of the predicted age) and `trained_on` (the run
+        has learnt from this subject).
     """
     missing = everyone.loc[~everyone.index.isin(table["scan_id"])].reset_index(drop=True)
     kept = [column for column in table.columns if column in missing.columns]
@@ -179,6 +188,7 @@ def add_findings(table: pd.DataFrame, everyone: pd.DataFrame, findings: dict[str
         outside_ages=outside,
         far_from_training=[findings[scan_id].measures.get("features", np.nan) for scan_id in table["scan_id"]],
         n_training_near=near,
+        trained_on=table["subject_id"].isin(subjects_trained_on(run)),
     )
 
 

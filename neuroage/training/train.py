@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from neuroage.cohort import Cohort, Scan, Split, stratified_age_split
 from neuroage.cohort.parts import Part, deal_parts
-from neuroage.errors import InfeasibleError, RefusedError, UsageError
+from neuroage.errors import InfeasibleError, NeuroageError, RefusedError, UsageError
 from neuroage.files import is_main_process
 from neuroage.imaging.store import PreparedCohort, Store, listed, prepare_scans
 from neuroage.models.backbones import ready_weights
@@ -98,20 +98,25 @@ def train(
         check_parent(recipe, table.loc[table["set"] != "train", "subject_id"].tolist(), fold, part)
         if recipe.finetune.init_from is None:
             ready_weights(recipe.backbone.name, recipe.backbone.options.get("weights"), observer.note)
-    fabric = make_fabric("fp32")
+    fabric, is_new = make_fabric("fp32"), not Run(out).exists
     if fabric.is_global_zero:
         _open_or_create(recipe, chosen, split, Path(out), fold, part, member, resume)
     fabric.barrier()
     run = Run.open(out)
     if run.complete:
         return run
-    observer.stage(f"Preparing {len(table)} scans")
-    scans = chosen.select(scan_ids=list(table.index)).scans()
-    prepared = _prepare(fabric, scans, recipe.prepare, store or Store(), max_failed_share, observer)
-    table = with_inner_set(table[table.index.isin(prepared.volumes)], recipe)
-    _refuse_too_few(table, recipe)
-    job = Job(recipe, task, table, prepared, run, augmentation or build_augmentation(recipe), observer)
-    fabric, kept = learn(job)
+    try:
+        observer.stage(f"Preparing {len(table)} scans")
+        scans = chosen.select(scan_ids=list(table.index)).scans()
+        prepared = _prepare(fabric, scans, recipe.prepare, store or Store(), max_failed_share, observer)
+        table = with_inner_set(table[table.index.isin(prepared.volumes)], recipe)
+        _refuse_too_few(table, recipe)
+        job = Job(recipe, task, table, prepared, run, augmentation or build_augmentation(recipe), observer)
+        fabric, kept = learn(job)
+    except NeuroageError:
+        if is_new and fabric.is_global_zero:
+            run.discard()  # unless it has learnt something
+        raise
     score(job, fabric, kept)
     fabric.barrier()
     return run

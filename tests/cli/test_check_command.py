@@ -97,3 +97,44 @@ def test_selftest_passes_here_and_fails_with_a_code_and_words(type_in: Any, trai
     assert code == 5
     assert "`prediction`" in err
     assert json.loads(out)["passed"] is False
+
+
+@pytest.mark.parametrize("verb", ["predict", "check"])
+def test_a_table_never_takes_the_place_of_an_input(verb: str, trained: Run, scans: list[Path], type_in: Any) -> None:
+    before = scans[1].read_bytes()
+    code, _, said = type_in(verb, trained.folder, scans[1], "--out", scans[1])
+    assert code == 2
+    assert ".csv" in said
+    assert scans[1].read_bytes() == before
+    table = Path("scans.csv")
+    trained.cohort.to_csv(table)
+    before = table.read_bytes()
+    code, _, said = type_in(verb, trained.folder, table, "--out", table.resolve())
+    assert code == 2
+    assert "would be lost" in said
+    assert table.read_bytes() == before
+
+
+def test_a_path_that_cannot_be_written_is_named(trained: Run, scans: list[Path], type_in: Any) -> None:
+    Path("file").write_text("x")
+    code, _, said = type_in("check", trained.folder, scans[0], "--out", "file/verdicts.csv")
+    assert code == 2
+    assert said.count("file") and "Unexpected" not in said
+
+
+def test_a_run_without_its_training_scans_responses_does_not_call_scans_fine(
+    trained: Run, scans: list[Path], type_in: Any, tmp_path: Path
+) -> None:
+    copy = Run(trained.copy_to(tmp_path / "copy"))
+    copy.reference_path.write_bytes(b"x")
+    code, _, said = type_in("check", copy.folder, scans[0])
+    assert (code, "contract.safetensors is damaged" in said) == (3, True)
+    copy.reference_path.unlink()
+    code, _, said = type_in("check", copy.folder, scans[0])
+    assert (code, "has no contract.safetensors" in said) == (3, True)
+
+
+def test_own_subjects_and_another_cohort_exclude_each_other(trained: Run, type_in: Any) -> None:
+    code, _, said = type_in("evaluate", trained.folder, "--data", "other.csv", "--subjects", "validation")
+    assert code == 2
+    assert "--subjects" in said

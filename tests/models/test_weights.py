@@ -425,4 +425,7 @@ def test_published_weights_are_needed_for_training_alone(
     assert held_out.to_numpy() == pytest.approx(again.to_numpy(), abs=1e-3)
     with pytest.raises(UsageError, match="no weights"):
         train(Recipe.from_dict(content), cohort, split, tmp_path / "another", store=store)
+    path.write_text("hello\n")
+    with pytest.raises(DataError, match="not a whole file of weights; expected"):
+        train(Recipe.from_dict(content), cohort, split, tmp_path / "another", store=store)
     assert not (tmp_path / "another").exists()

@@ -118,3 +118,18 @@ def test_child_seeds_differ_by_name_and_never_change() -> None:
     seeds = {child_seed(seed, name, epoch) for seed in range(5) for name in ("order", "dropout") for epoch in range(50)}
     assert len(seeds) == 500
     assert child_seed(0, "order", 3) == 5486038029339273987
+
+
+@pytest.mark.parametrize("name", ["run.json", "contract.json", "selftest.json"])
+def test_a_damaged_file_of_a_run_is_named(
+    name: str, tmp_path: Path, cohort: Cohort, split: Split, recipe: Recipe
+) -> None:
+    run = Run.create(tmp_path / "run", recipe, cohort, split, fold=0)
+    (run.folder / name).write_text("{")
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        getattr(run, {"run.json": "about"}.get(name, name.removesuffix(".json")))
+
+
+def test_a_run_without_its_contract_says_so(tmp_path: Path, cohort: Cohort, split: Split, recipe: Recipe) -> None:
+    with pytest.raises(UsageError, match=r"has no contract\.json"):
+        _ = Run.create(tmp_path / "run", recipe, cohort, split, fold=0).contract

@@ -33,6 +33,7 @@ CONFIGURATIONS = {
         "fp32",
         ("prepare.fractions=[-2, -1, 0, 1]", "standardise=voxelwise", "pool=grid"),
     ),
+    "cnn with an attention pool": ((24, 28, 24), "fp32", ("pool=attention",)),
     "sfcn": ((32, 32, 32), "fp32", ("backbone.name=sfcn", "training.select=inner", "training.inner_fraction=0.2")),
     "sfcn, blocks": ((32, 32, 32), "fp32", ("backbone.name=sfcn", "training.recompute=blocks")),
     "cnn, bf16": ((24, 28, 24), "bf16", ()),

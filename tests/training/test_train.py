@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from neuroage.cohort import Cohort, Split
-from neuroage.errors import DataError, InfeasibleError, RefusedError, UsageError
+from neuroage.errors import DataError, InfeasibleError, NeuroageError, RefusedError, UsageError
 from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
@@ -254,3 +254,20 @@ def test_every_test_scan_is_predicted_too(tmp_path: Path, cohort: Cohort, store:
     run = train(recipe, cohort, made, tmp_path / "run", store=store)
     assert run.predictions["set"].value_counts().to_dict() == {"validation": 8, "test": 6}
     assert np.isfinite(run.predictions["predicted_age"]).all()
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_a_training_that_cannot_start_leaves_its_folder_free(
+    folds: int, cohort: Cohort, split: Split, recipe: Recipe, store: Store, tmp_path: Path
+) -> None:
+    from neuroage.cohort.parts import all_parts
+    from neuroage.training.experiment import train_members
+
+    impossible = recipe.updated("prepare.binning={method: threshold, at: 1000000, native: true}")
+    with pytest.raises(NeuroageError):
+        train_members(impossible, cohort, split, tmp_path / "run", parts=all_parts(folds), store=store)
+    assert not (tmp_path / "run").exists()
+    run = train_members(
+        recipe.updated("training.epochs=1"), cohort, split, tmp_path / "run", parts=all_parts(folds), store=store
+    )
+    assert run.complete

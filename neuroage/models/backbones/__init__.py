@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from neuroage.errors import UsageError, did_you_mean
-from neuroage.models.weights import Say, find_weights, silent
+from neuroage.models.weights import Say, find_weights, load_tensors, silent
 
 GIVEN = ("spatial_dims", "in_channels", "say")  # filled in by the network, no options of the recipe
 
@@ -67,10 +67,11 @@ def ready_weights(name: str, weights: str | None, say: Say = silent) -> None:
 
     Raises:
         UsageError: They are not to be had.
-        DataError: What was fetched is not the published file.
+        DataError: What was fetched is not the published file, or a file is broken or holds code.
     """
     if weights is not None:
-        find_weights(name, weights, getattr(importlib.import_module(f"{__name__}.{name}"), "PUBLISHED", {}), say)
+        published = getattr(importlib.import_module(f"{__name__}.{name}"), "PUBLISHED", {})
+        load_tensors(find_weights(name, weights, published, say))  # a broken file is found before scans are prepared
 
 
 def refuse_weights(name: str, weights: str | None) -> None:
