@@ -78,7 +78,8 @@ class Departures:
         """Whether a measure lies above its range and margin, and that is a concern."""
         if key not in self.scaled or not MEASURES[key].high:
             return False
-        return not self.scaled[key] <= self.ranges[key][2] + self.margin * self._width(key)
+        limit = min(self.ranges[key][2] + self.margin * self._width(key), MEASURES[key].scale(MEASURES[key].most))
+        return not self.scaled[key] <= limit
 
     def below(self, key: str) -> bool:
         """Whether a measure lies below its range and margin, and that is a concern."""

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from neuroage.errors import DataError, UsageError
-from neuroage.imaging.prepare import bin_levels, otsu_threshold, prepare
+from neuroage.imaging.prepare import at_half_spacing, bin_levels, otsu_threshold, prepare
 from neuroage.imaging.read import Volume
 from neuroage.runs.recipe import Binning, Prepare, Recipe
 
@@ -247,3 +247,48 @@ def test_li2017_on_a_whole_head_has_mean_zero_above_the_mean() -> None:
     assert made.data[0][above].mean() == pytest.approx(0, abs=1e-3)
     assert made.data[0][above].std() == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(np.percentile(standardised, [1, 50, 99]), [0, 29.986, 100], atol=0.5)
+
+
+def head_of_two_tissues(spacing_mm: float) -> Volume:
+    """A ball of two tissues in fine shells, as a scanner with such voxels sees it: each voxel is their mean."""
+    fine = 48  # voxels of 1 mm
+    axes = np.meshgrid(*[np.arange(fine) - (fine - 1) / 2] * 3, indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes))
+    data = np.where(radius < 20, np.where(np.floor(radius / 1.5) % 2 > 0, 100.0, 40.0), 0.0)
+    step = round(spacing_mm)
+    n = fine // step
+    data = data.reshape(n, step, n, step, n, step).mean(axis=(1, 3, 5)) if step > 1 else data
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine[:3, 3] = (step - 1) / 2
+    return Volume(data[None].astype(np.float32), affine, "RAS")
+
+
+def test_shares_of_levels_depend_less_on_the_scanners_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Prepare(spacing_mm=4.0, size=(12, 12, 12), centre="image", fractions=(-2, -1, 0, 1), store_as="float32")
+
+    def apart() -> float:
+        fine, coarse = (prepare(head_of_two_tissues(spacing), recipe).data for spacing in (1.0, 2.0))
+        return float(np.abs(fine - coarse).sum() / coarse.sum())
+
+    at_half = apart()
+    monkeypatch.setattr("neuroage.imaging.prepare.NEARLY", 0.0)  # every scan on its own grid
+    assert at_half < 0.5 * apart()
+
+
+def test_a_scan_that_is_not_finer_is_left_on_its_own_grid() -> None:
+    volume = head_of_two_tissues(2.0)
+    index = np.array([3.0, 4.5, 6.0])
+    data, affine, place = at_half_spacing(volume.data[0], volume.affine, index, (4.0, 4.0, 4.0))
+    assert data is volume.data[0] or np.shares_memory(data, volume.data)
+    np.testing.assert_array_equal(affine, volume.affine)
+    np.testing.assert_array_equal(place, index)
+
+
+def test_a_finer_scan_keeps_its_places() -> None:
+    volume = head_of_two_tissues(1.0)
+    index = np.array([3.0, 20.5, 40.0])
+    data, affine, place = at_half_spacing(volume.data[0], volume.affine, index, (4.0, 4.0, 4.0))
+    assert data.shape == (24, 24, 24)
+    np.testing.assert_allclose(
+        affine[:3, :3] @ place + affine[:3, 3], volume.affine[:3, :3] @ index + volume.affine[:3, 3]
+    )
