@@ -70,14 +70,14 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 200) -> None:
     """Write a figure to `path` atomically; the suffix (.png, .svg, .pdf) chooses the format."""
     with style(), atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi)
+        figure.savefig(temporary, dpi=dpi, bbox_inches="tight")  # else panels of equal aspect lose their titles
 
 
 def svg_address(figure: Figure) -> str:
     """Give a figure as a `data:` address that a page can hold without another file."""
     with style():
         content = io.BytesIO()
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None}, dpi=200)
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None}, dpi=200, bbox_inches="tight")
     return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
