@@ -119,7 +119,7 @@ def coarse_cube(data: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Bring a prepared volume to a small cube that can be compared in any orientation.
 
     Args:
-        data: Shape (C, I, J, K); channels are intervals of rising intensity, or one.
+        data: Shape (C, I, J, K); channels are levels of rising intensity, or one.
         spacing_mm: Voxel size of the prepared volume.
 
     Returns:

@@ -87,9 +87,10 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
     if scaled_first:
         data = scale_intensities(data, recipe, record)
     affine = volume.affine
+    channels = [data]
     if recipe.fractions is not None:
         data, affine, index = at_half_spacing(data, affine, index, recipe.spacing)
-    channels = [data] if recipe.fractions is None else intensity_shares(data, recipe, record)
+        channels = intensity_shares(data, recipe, record)
     placed = [resample(channel, affine, index, recipe.spacing, recipe.size) for channel in channels]
     stacked, affine = np.stack([channel for channel, _ in placed]), placed[0][1]
     if stacked.max() == stacked.min():

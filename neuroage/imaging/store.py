@@ -263,12 +263,11 @@ def prepare_scans(
     threads = threads or len(
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
-    _one_itk_thread_each(threads)
     with ThreadPoolExecutor(threads) as pool:
         try:
             for start in range(0, len(scans), SCANS_AT_ONCE):
                 part = scans[start : start + SCANS_AT_ONCE]
-                jobs = {pool.submit(_prepare_scan, scan, recipe, store): scan.scan_id for scan in part}
+                jobs = {pool.submit(_prepare_scan, scan, recipe, store, threads > 1): scan.scan_id for scan in part}
                 for done, job in enumerate(as_completed(jobs), start=start + 1):
                     scan_id = jobs[job]
                     try:
@@ -286,17 +285,21 @@ def prepare_scans(
     return result
 
 
-def _prepare_scan(scan: Scan, recipe: Prepare, store: Store) -> tuple[StoredVolume, bool]:
+def _prepare_scan(scan: Scan, recipe: Prepare, store: Store, in_parallel: bool) -> tuple[StoredVolume, bool]:
     if scan.path is None:
         raise DataError(f"{scan.scan_id}: the cohort names no file for it")
-    return store.prepare(scan.path, recipe)
+    found = store.get(scan.path, recipe)
+    if found:
+        return found, False
+    if in_parallel:
+        _one_itk_thread_each()  # only now: stored volumes need no SimpleITK
+    return store.put(scan.path, recipe, prepare_file(scan.path, recipe)), True
 
 
-def _one_itk_thread_each(threads: int) -> None:
-    if threads > 1:
-        import SimpleITK as sitk
+def _one_itk_thread_each() -> None:
+    import SimpleITK as sitk
 
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def _refuse_too_many_failures(failures: dict[str, str], n_scans: int, max_failed_share: float) -> None:

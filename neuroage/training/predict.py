@@ -87,7 +87,8 @@ def predict(
         zip(prepared.volumes, find_concerns(leaves[0], *first[:2], list(prepared.volumes.values())), strict=True)
     )
     rows = everyone if force else _refuse(everyone, findings, observer)
-    known = everyone["subject_id"].isin(subjects_trained_on(run))
+    trained_on = subjects_trained_on(run)
+    known = everyone["subject_id"].isin(trained_on)
     if known.any():
         observer.note(
             f"The run was trained on {everyone.loc[known, 'subject_id'].nunique()} of these "
@@ -105,7 +106,7 @@ def predict(
         tables.append(blend_with_ridge(table, ridge_ages, leaf.recipe.predict.ridge_share))
     table = average_members(tables)
     table["gap"] = table["predicted_age"] - table["age"]
-    table = apply_calibration(add_findings(table, everyone, findings, run), run)
+    table = apply_calibration(add_findings(table, everyone, findings, run, trained_on), run)
     return Answer(table, {name: average_members(parts) for name, parts in baselines.items()}, prepared.failures)
 
 
@@ -151,7 +152,9 @@ def predict_volumes(
     return predictions_table(rows, task, outputs, fold=about["fold"], member=about["member"])
 
 
-def add_findings(table: pd.DataFrame, everyone: pd.DataFrame, findings: dict[str, Finding], run: Run) -> pd.DataFrame:
+def add_findings(
+    table: pd.DataFrame, everyone: pd.DataFrame, findings: dict[str, Finding], run: Run, trained_on: set[str]
+) -> pd.DataFrame:
     """Add what the check found, with the refused scans in their places.
 
     Args:
@@ -159,6 +162,7 @@ def add_findings(table: pd.DataFrame, everyone: pd.DataFrame, findings: dict[str
         everyone: All scans that could be read, indexed by scan_id.
         findings: scan_id → what was found.
         run: Whose training ages are meant.
+        trained_on: Subjects that it has learnt from.
 
     Returns:
         One row for each of `everyone`, with `verdict`, `concerns` (words), `outside_ages` (the prediction lies outside
@@ -180,7 +184,7 @@ def add_findings(table: pd.DataFrame, everyone: pd.DataFrame, findings: dict[str
         for scan_id, beyond in zip(table["scan_id"], outside, strict=True)
     ]
     verdicts = [findings[scan_id].verdict for scan_id in table["scan_id"]]
-    ages = training_ages(run)
+    ages = training_ages(run, trained_on)
     near = [int((np.abs(ages - age) <= NEAR_YEARS).sum()) if age == age else 0 for age in predicted]
     return table.assign(
         verdict=["warn" if v == "ok" and beyond else v for v, beyond in zip(verdicts, outside, strict=True)],
@@ -188,7 +192,7 @@ def add_findings(table: pd.DataFrame, everyone: pd.DataFrame, findings: dict[str
         outside_ages=outside,
         far_from_training=[findings[scan_id].measures.get("features", np.nan) for scan_id in table["scan_id"]],
         n_training_near=near,
-        trained_on=table["subject_id"].isin(subjects_trained_on(run)),
+        trained_on=table["subject_id"].isin(trained_on),
     )
 
 
@@ -247,8 +251,8 @@ def subjects_trained_on(run: Run) -> set[str]:
     return subjects
 
 
-def training_ages(run: Run) -> np.ndarray:
+def training_ages(run: Run, trained_on: set[str]) -> np.ndarray:
     """Give the age of every subject on whom any member was trained, at the first scan, in years."""
     table = run.leaves[0].cohort.table
-    chosen = table[table["subject_id"].isin(subjects_trained_on(run))]
+    chosen = table[table["subject_id"].isin(trained_on)]
     return chosen.groupby("subject_id")["age"].min().dropna().to_numpy(dtype=float)

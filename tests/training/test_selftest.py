@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import UsageError
-from neuroage.imaging.store import Store
+from neuroage.imaging.store import Store, prepare_scans
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.checkpoint import load_checkpoint, save_checkpoint
@@ -91,4 +92,16 @@ def test_a_run_without_a_kept_phantom_says_so(run: Run) -> None:
         selftest(run)
     (run.folder / "selftest.json").unlink()
     with pytest.raises(UsageError, match="has no self-test"):
+        selftest(run)
+
+
+def test_training_on_prepared_scans_needs_nothing_that_prepares(
+    cohort: Cohort, split: Split, recipe: Recipe, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_scans(cohort.select(modality="t1").scans(), recipe.prepare, store)
+    for package in ("SimpleITK", "torchio", "nibabel"):
+        monkeypatch.setitem(sys.modules, package, None)
+    run = train(recipe.updated("training.epochs=1"), cohort, split, tmp_path / "run", store=store)
+    assert run.complete
+    with pytest.raises(UsageError, match="has no self-test: it was trained where nibabel is not installed"):
         selftest(run)
