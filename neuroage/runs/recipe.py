@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from neuroage.files import digest_text, write_text
+from neuroage.runs.recipe_picture import PreparePicture
 from neuroage.runs.recipe_prepare import Binning, Histogram, Prepare
 from neuroage.runs.recipe_sections import Finetune, Head, Named, Optim, Predict, Section, Training
 from neuroage.runs.recipe_text import Problem, apply_overrides, problems_of, read_yaml, report
@@ -29,11 +30,21 @@ __all__ = [
     "Optim",
     "Predict",
     "Prepare",
+    "PreparePicture",
+    "Preparation",
     "Recipe",
     "Section",
     "Training",
     "recipe_differences",
 ]
+
+
+def _kind_of(section: Any) -> str:
+    kind = section.get("kind", "volume") if isinstance(section, dict) else getattr(section, "kind", "volume")
+    return "picture" if kind == "picture" else "volume"  # which says of another kind that it does not exist
+
+
+Preparation: TypeAlias = Prepare | PreparePicture
 
 
 class Recipe(Section):
@@ -43,7 +54,7 @@ class Recipe(Section):
         modality: Which scans of the cohort are used: t1, tof, …
         seed: One seed; split, weights, augmentation and loading have child seeds of it.
         task: What is predicted, with its options: `age_regression` or `soft_label_age`.
-        prepare: What is done to every scan once.
+        prepare: What is done to every scan once: to volumes, or with `kind: picture` to images with two axes.
         augment: Steps applied to training batches, in order: `{step: flip, p: 0.5}`, or `{torchio: RandomMotion, …}`.
         backbone: The feature extractor and its options.
         standardise: `voxelwise` subtracts, voxel by voxel, the mean of the training scans and divides by their
@@ -68,7 +79,9 @@ class Recipe(Section):
     modality: str = "t1"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     task: Named = Named(name="age_regression")
-    prepare: Prepare = Prepare()
+    prepare: Annotated[
+        Annotated[Prepare, Tag("volume")] | Annotated[PreparePicture, Tag("picture")], Discriminator(_kind_of)
+    ] = Prepare()
     augment: tuple[dict[str, Any], ...] = ()
     backbone: Named = Named(name="cnn")
     standardise: Literal["none", "voxelwise"] = "none"

@@ -100,6 +100,7 @@ class Prepare(Section):
     """What is done to every scan once, before any training.
 
     Attributes:
+        kind: `volume`: images with three spatial axes. For those with two, see `PreparePicture`.
         preset: Fill this section with the input that published weights were trained on: li2017 or sfcn_ukb; keys given
             beside it win. null: nothing.
         spacing_mm: Voxel size of the prepared volume in millimetres, one number or one per axis (R, A, S).
@@ -124,6 +125,7 @@ class Prepare(Section):
         store_as: uint8 (256 levels over each scan's range), float16 (relative step 0.0005) or float32 (exact).
     """
 
+    kind: Literal["volume"] = "volume"
     preset: Literal["li2017", "sfcn_ukb"] | None = None
     spacing_mm: Positive | tuple[Positive, Positive, Positive] = 2.0
     size: tuple[Size, Size, Size] = (80, 96, 80)
@@ -179,4 +181,4 @@ class Prepare(Section):
     @property
     def digest(self) -> str:
         """Sha256 of the section; equal preparations share stored volumes, whatever preset filled them."""
-        return digest_text(json.dumps(self.model_dump(mode="json", exclude={"preset"}), sort_keys=True))
+        return digest_text(json.dumps(self.model_dump(mode="json", exclude={"kind", "preset"}), sort_keys=True))

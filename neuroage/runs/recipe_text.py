@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from neuroage.errors import UsageError, did_you_mean
+
+UNION_TAGS = ("volume", "picture")  # of sections that exist in several kinds: pydantic puts them into its locations
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _note_lines(node: Any, prefix: str, lines: dict[str, int], path: Path) -> No
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str], lines: dict[str, int]) -> dict[str, Any]:
     """Give a copy of `content` with each `a.b=value` set; the value is read as YAML, numbers index lists.
 
-    A `.name` or `.preset` that changes drops what stands beside it, which belongs to the former choice. Overridden
+    A `.name`, `.preset` or `.kind` that changes drops what stands beside it, which belongs to the former choice. Overridden
     keys lose their line in `lines`.
 
     Raises:
@@ -104,7 +106,7 @@ def _set(content: dict[str, Any], parts: Sequence[str], value: Any, override: st
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):
-        if last in ("name", "preset") and value is not None and place.get(last) != value:
+        if last in ("name", "preset", "kind") and value is not None and place.get(last) != value:
             place.clear()
         place[last] = value
     else:
@@ -121,9 +123,9 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: str = ""
     """
     problems = []
     for found in error.errors():
-        location = [str(part) for part in found["loc"]]
+        location = [str(part) for part in found["loc"] if part not in UNION_TAGS]
         if found["type"] == "extra_forbidden":
-            parent = _model_at(model, location[:-1])
+            parent = _model_at(model, [str(part) for part in found["loc"][:-1]])
             keys = list(parent.model_fields) if parent else []
             problems.append(
                 Problem(prefix + ".".join(location), f"no such key; expected {did_you_mean(location[-1], keys)}")
@@ -132,6 +134,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: str = ""
         # Unions report one finding per alternative, under names that are no keys of the recipe.
         keys = [part for part in location if part.isdigit() or part.isidentifier()]
         keys = [part for part in keys if part not in ("float", "int", "str", "bool", "none")]
+        if location[-1:] == ["kind"] and "volume" in found["loc"]:
+            found["msg"] = "Input should be 'volume' or 'picture'"
         said = found["msg"].removeprefix("Value error, ").replace("Input should", "should")
         given = "" if isinstance(found.get("input"), (dict, BaseModel)) else f" (found {found.get('input')!r})"
         problems.append(Problem(prefix + ".".join(keys), said + given))
@@ -140,16 +144,29 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: str = ""
 
 
 def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel] | None:
+    models = [model]
     for part in location:
-        field = model.model_fields.get(part)
+        if part in UNION_TAGS:
+            models = [candidate for candidate in models if _tag(candidate) == part]
+            continue
+        field = models[0].model_fields.get(part)
         if field is None:
             continue
         candidates = [field.annotation, *get_args(field.annotation)]
-        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-        if inner is None:
+        models = [inner for inner in map(_without_tag, candidates) if inner is not None]
+        if not models:
             return None
-        model = inner
-    return model
+    return models[0]
+
+
+def _without_tag(annotation: Any) -> type[BaseModel] | None:
+    """Give the model of an annotation, which in a tagged union is `Annotated[model, Tag(…)]`."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+
+
+def _tag(model: type[BaseModel]) -> str:
+    return str(model.model_fields["kind"].default) if "kind" in model.model_fields else ""
 
 
 def report(problems: Sequence[Problem], source: str, lines: dict[str, int]) -> UsageError:
