@@ -31,7 +31,7 @@ from neuroage.imaging.store import Store, prepare_scans
 from neuroage.runs.recipe import Prepare, Recipe
 from neuroage.runs.run import Run
 from neuroage.runs.shipped import find_recipe
-from neuroage.training.baselines import fit_ridge
+from neuroage.training.baselines.ridge import fit_ridge
 from neuroage.training.experiment import train_members
 
 # Ridge as it is usually run: 4 mm voxels of the whole head or brain, divided by their mean.

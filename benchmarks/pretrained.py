@@ -29,7 +29,7 @@ from neuroage.models.network import build_network
 from neuroage.models.norms import reestimate_norms
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.shipped import find_recipe
-from neuroage.training.baselines import fit_ridge
+from neuroage.training.baselines.ridge import fit_ridge
 from neuroage.training.devices import make_fabric
 from neuroage.training.inference import MEMORY_FORMAT
 from neuroage.training.train import train

@@ -11,29 +11,36 @@ if TYPE_CHECKING:
     from neuroage.analysis import compare_models, evaluate
     from neuroage.cohort import Cohort, Scan, Split, read_split, stratified_age_split, uniform_age_split
     from neuroage.errors import NeuroageError
-    from neuroage.estimators import AgeRegressor, load
+    from neuroage.estimators import AgeRegressor, ImageClassifier, load
+    from neuroage.imaging.grouping import grouped_split
     from neuroage.runs.recipe import Recipe
     from neuroage.runs.run import Run
+    from neuroage.training.across import cross_domain
 
 _HOMES = {
     "analysis": ("compare_models", "evaluate"),
     "cohort": ("Cohort", "Scan", "Split", "read_split", "stratified_age_split", "uniform_age_split"),
     "errors": ("NeuroageError",),
-    "estimators": ("AgeRegressor", "load"),
+    "estimators": ("AgeRegressor", "ImageClassifier", "load"),
+    "imaging.grouping": ("grouped_split",),
     "runs.recipe": ("Recipe",),
     "runs.run": ("Run",),
+    "training.across": ("cross_domain",),
 }
 
 __all__ = [
     "AgeRegressor",
     "Cohort",
+    "ImageClassifier",
     "NeuroageError",
     "Recipe",
     "Run",
     "Scan",
     "Split",
     "compare_models",
+    "cross_domain",
     "evaluate",
+    "grouped_split",
     "load",
     "read_split",
     "stratified_age_split",

@@ -160,7 +160,7 @@ def predict(
 
     check_table_path(out_file, inputs)
     opened = Run.open(run)
-    cohort = gather_scans(inputs, opened.recipe.modality)
+    cohort = gather_scans(inputs, opened.recipe.modality, kind=opened.recipe.prepare.kind)
     answer = ask(
         opened,
         cohort,

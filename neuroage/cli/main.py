@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import neuroage
-from neuroage.cli import calibrate, check, contrast, data, demo, describe, learn, listing, pixels, plan
+from neuroage.cli import calibrate, check, contrast, data, demo, describe, explain, learn, listing, pixels, plan, tune
 from neuroage.errors import NeuroageError, UsageError
 from neuroage.files import is_main_process
 
@@ -59,10 +59,12 @@ for verb in (
     learn.predict,
     check.selftest,
     learn.evaluate,
+    explain.explain,
     calibrate.calibrate,
     contrast.runs,
     contrast.compare,
     data.phantom,
+    tune.tune,
     demo.demo,
 ):
     app.command()(verb)

@@ -60,7 +60,7 @@ def prepare(
 def preview(
     inputs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Scans: image files or DICOM folders. Without any: some of the cohort."),
+        typer.Argument(help="Scans or pictures: image files or DICOM folders. Without any: some of the cohort."),
     ] = None,
     data: Data = COHORT,
     modality: Annotated[str, typer.Option(help="Which scans of the cohort.")] = "t1",
@@ -72,7 +72,7 @@ def preview(
     n_augmented: Annotated[int, typer.Option(min=0, max=10, help="Augmentations of each scan.")] = 3,
     out_file: Annotated[Path, typer.Option("--out", help="Where the picture is written.")] = Path("preview.png"),
 ) -> None:
-    """Draw scans as they are, prepared, and augmented: see what the network sees."""
+    """Draw scans or pictures as they are, prepared, and augmented: see what the network sees."""
     from neuroage.cli.screen import talk
     from neuroage.imaging.preview import preview as draw
     from neuroage.training.augmentation import build_augmentation
@@ -89,6 +89,9 @@ def preview(
         chosen = table.iloc[
             [round(step * (len(table) - 1) / max(n_scans - 1, 1)) for step in range(min(n_scans, len(table)))]
         ]
-        scans = [(f"{row.scan_id}, {row.age:.0f} y", Path(str(row.path))) for row in chosen.itertuples()]
+        scans = [
+            (f"{row.scan_id}, {row.age:.0f} y" if row.age == row.age else str(row.scan_id), Path(str(row.path)))
+            for row in chosen.itertuples()
+        ]
     draw(scans, recipe, build_augmentation(recipe), out_file, n_augmented=n_augmented)
     talk.print(f"Wrote {out_file}.")

@@ -3,6 +3,7 @@
 from neuroage.cohort.cohort import Cohort
 from neuroage.cohort.foreign_split import read_split
 from neuroage.cohort.layouts import Layout, layouts
+from neuroage.cohort.leakage import measure_leakage
 from neuroage.cohort.problem import Problem
 from neuroage.cohort.scan import Scan
 from neuroage.cohort.split import Split
@@ -16,6 +17,7 @@ __all__ = [
     "Scan",
     "Split",
     "layouts",
+    "measure_leakage",
     "read_split",
     "stratified_age_split",
     "uniform_age_split",

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from neuroage.cohort.ages import read_ages
-from neuroage.cohort.modalities import canonical_modality, modality_of_filename
-from neuroage.cohort.problem import Problem, refuse_all
+from neuroage.cohort.cohort_table import read_cohort_table, validate_table
+from neuroage.cohort.labels import LABEL_PREFIX, Uncertain, is_named_label
+from neuroage.cohort.modalities import canonical_modality
+from neuroage.cohort.paths import relative_paths
+from neuroage.cohort.problem import Problem
 from neuroage.cohort.scan import Scan
-from neuroage.cohort.standard_table import FIELDS, as_numbers_where_plain, map_distinct, name_scans, standardise
-from neuroage.cohort.table_file import read_table
-from neuroage.errors import DataError, UsageError, did_you_mean
+from neuroage.cohort.standard_table import FIELDS
+from neuroage.errors import UsageError, did_you_mean
 from neuroage.files import atomic_path, digest_text
+
+_SAMPLE_STREAM = 0x5A3B  # names this use of the seed, so that other uses of the same seed stay independent
 
 
 class Cohort:
@@ -26,12 +30,13 @@ class Cohort:
     Args:
         table: Columns `scan_id, subject_id, session, modality, path, age, sex, site` and any further ones; missing
             columns other than `subject_id` are added empty, missing scan ids are made from subject, session and
-            modality. Ages in years, NaN when unknown; paths absolute, "" for none.
+            modality. Ages in years, NaN when unknown; paths absolute, "" for none. Labels are the column `label` (one
+            class per row, as text) and columns `label_<Name>` (1, 0, NaN when unknown).
         problems: What a reader found and how it was resolved.
 
     Raises:
-        DataError: When there is no subject column, a subject is unnamed, a scan id is there twice, or an age is
-            outside 0 to 120 years. All such rows are listed together.
+        DataError: When there is no subject column, a subject is unnamed, a scan id is there twice, an age is outside 0
+            to 120 years, or a label is not 1, 0 or missing. All such rows are listed together.
 
     Example:
         >>> cohort = Cohort(pd.DataFrame({"subject_id": ["a", "b"], "age": [31.5, 60.0]}))
@@ -40,55 +45,96 @@ class Cohort:
     """
 
     def __init__(self, table: pd.DataFrame, problems: Iterable[Problem] = ()) -> None:
-        self.table = _validated(table)
+        self.table = validate_table(table)
         self.problems = list(problems)
 
     @classmethod
-    def from_csv(cls, path: str | os.PathLike[str]) -> Cohort:
-        """Read our own table strictly: every bad row is refused, in one report.
+    def from_csv(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        label: str | None = None,
+        labels: Sequence[str] | None = None,
+        uncertain: Uncertain = "missing",
+    ) -> Cohort:
+        """Read our own table, or any table of labels, strictly: every bad row is refused, in one report.
 
-        Use it for a table that `to_csv` wrote or that has the same column names. Use `Cohort.read` for tables and
-        folders as found.
+        Use it for a table that `to_csv` wrote or that has the same column names, and for a table of labels, whose
+        columns may have any usual name (Patient ID, Image Index, filename, …) and which needs no age. Use
+        `Cohort.read` for tables and folders as found.
 
         Args:
             path: CSV or TSV. Relative image paths in it are relative to its folder. Files are not opened.
+            label: The column with one class per row; it becomes the column `label`.
+            labels: The columns with one label each (1, 0, blank, −1, true, false, yes, no); they become `label_<Name>`.
+                None takes every column that is called so already.
+            uncertain: What a label of −1 means: missing, positive or negative.
 
         Raises:
-            UsageError: When there is no such file.
+            UsageError: When there is no such file, or no such column for a label.
             DataError: When a column is missing, or rows are wrong: all of them, with their lines.
+
+        Example:
+            >>> cohort = Cohort.from_csv("reports.csv", labels=["Edema", "Fracture"])  # doctest: +SKIP
         """
-        path = Path(path)
-        raw = read_table(path)
-        missing = [name for name in ("subject_id", "age") if name not in raw.columns]
-        if missing:
-            raise DataError(
-                f"{path} is no cohort table: it has no column {' and '.join(map(repr, missing))}",
-                expected=f"the columns {', '.join(FIELDS)}",
-                fix=f"For a table as found, run: neuroage index {path} --out cohort.csv",
-            )
-        table, problems = standardise(raw, path.name)
-        refuse_all(
-            [Problem(p.where, p.what) for p in problems if p.action == "row left out"],
-            f"{path} has rows that cannot be used",
-            fix="Correct these rows; for a missing age write n/a.",
-        )
-        _refuse_repeats(table, f"{path.name} line")
-        guessed = map_distinct(table["path"], modality_of_filename)
-        table["modality"] = table["modality"].where(table["modality"] != "", guessed)
-        table["path"] = absolute_paths(table["path"], path.parent)
-        return cls(table, problems)
+        return cls(*read_cohort_table(Path(path), label, labels, uncertain))
+
+    @classmethod
+    def from_folders(cls, folder: str | os.PathLike[str], pattern: str | None = None) -> Cohort:
+        r"""Read class folders, `folder/<class>/**/<picture>`: the column `label` is the name of the class folder.
+
+        Args:
+            folder: Holds one folder for each class.
+            pattern: A regular expression with named groups, matched from the start of each picture's path below
+                `folder` (forward slashes). Each group becomes a column; groups called subject_id, session, modality,
+                age, sex, site or label set those columns.
+
+        Returns:
+            The cohort. Without a group subject_id every picture counts as a subject of its own; where several pictures
+            belong to one person, say so by such a group, or a split cannot keep them together.
+
+        Raises:
+            UsageError: When there is no such folder, or the pattern is no regular expression with named groups.
+            DataError: When there are no pictures in class folders, or paths do not match the pattern.
+
+        Example:
+            >>> Cohort.from_folders("tumours", r"(?P<tumour>.+) (?P<sequence>T1C\+|T1|T2)/")  # doctest: +SKIP
+        """
+        from neuroage.cohort.class_folders import read_class_folders
+
+        return read_class_folders(Path(folder), pattern)
+
+    @classmethod
+    def from_nih(cls, folder: str | os.PathLike[str], images: Literal["present", "all"] = "present") -> Cohort:
+        """Read NIH ChestX-ray14: `Data_Entry_2017*.csv`, the official lists beside it, and the images below.
+
+        Args:
+            folder: The folder that holds the table, or the table itself.
+            images: "present" keeps the rows whose image is here (all rows when none is here); "all" keeps every row.
+
+        Returns:
+            The cohort, with the 14 labels as `label_<Name>`, and the columns `view`, `followup` and, where the
+            official lists are there, `official_set` (train or test).
+
+        Raises:
+            UsageError: When there is no such folder.
+            DataError: When there is no such table in it, or its findings are not the 14 of Wang 2017.
+        """
+        from neuroage.cohort.nih import read_nih
+
+        return read_nih(Path(folder), images)
 
     @classmethod
     def read(cls, source: str | os.PathLike[str], layout: str = "auto") -> Cohort:
         """Read a data set as found: a folder or a table.
 
         Args:
-            source: A folder (BIDS, IXI, OASIS-1, a table beside its images) or a table.
+            source: A folder (BIDS, IXI, OASIS-1, class folders, a table beside its images, …) or a table.
             layout: "auto", or one of `layouts()`.
 
         Returns:
             The cohort; `problems` holds what was odd and the rule that resolved it. Scans without an age are kept, and
-            a split leaves their subjects out.
+            a split by age leaves their subjects out.
 
         Raises:
             UsageError: When the source does not exist or the layout has another name.
@@ -117,6 +163,11 @@ class Cohort:
     def modalities(self) -> list[str]:
         """Every modality in the table, sorted."""
         return sorted(set(self.table["modality"]) - {""})
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the labels, in the order of their columns `label_<Name>`, without that prefix."""
+        return [str(name).removeprefix(LABEL_PREFIX) for name in self.table.columns if is_named_label(str(name))]
 
     @property
     def digest(self) -> str:
@@ -158,7 +209,7 @@ class Cohort:
         """Give the cohort of the scans that meet every condition, in the order of this table.
 
         Args:
-            modality: A modality in any usual spelling.
+            modality: A modality in any usual spelling. Ignored when no scan of the cohort names a modality.
             subject_ids: Keep only scans of these subjects; ids that are not here are ignored.
             scan_ids: Keep only these scans; ids that are not here are ignored.
 
@@ -166,7 +217,7 @@ class Cohort:
             UsageError: When the cohort has no scan of that modality.
         """
         keep = np.ones(len(self), dtype=bool)
-        if modality is not None:
+        if modality is not None and self.modalities:
             wanted = canonical_modality(modality)
             if wanted not in self.modalities:
                 raise UsageError(f"no scan of modality {modality!r}", expected=did_you_mean(wanted, self.modalities))
@@ -176,6 +227,21 @@ class Cohort:
         if scan_ids is not None:
             keep &= self.table["scan_id"].isin(list(scan_ids)).to_numpy()
         return Cohort(self.table[keep], self.problems)
+
+    def sample(self, n: int, seed: int = 0) -> Cohort:
+        """Draw scans at random, without putting back, and give them in the order of this table.
+
+        Args:
+            n: Number of scans, 1 to `len(self)`.
+            seed: Same seed, same scans.
+
+        Raises:
+            UsageError: When the cohort has fewer scans.
+        """
+        if not 1 <= n <= len(self):
+            raise UsageError(f"a sample of {n} of {len(self)} scans", expected=f"1 to {len(self)}")
+        drawn = np.random.default_rng([seed, _SAMPLE_STREAM]).choice(len(self), size=n, replace=False)
+        return Cohort(self.table.iloc[np.sort(drawn)], self.problems)
 
     def subjects(self) -> pd.DataFrame:
         """Give one row per subject, sorted by id.
@@ -208,70 +274,6 @@ def _constant(column: pd.Series, first: pd.Series, owner: np.ndarray) -> bool:
 def _natural(text: str) -> tuple[tuple[int, int | str], ...]:
     parts = re.split(r"(\d+)", text)
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts if part)
-
-
-def _validated(table: pd.DataFrame) -> pd.DataFrame:
-    if "subject_id" not in table.columns:
-        raise DataError("a cohort needs a column subject_id", fix="Name one, or use Cohort.read for a table as found.")
-    table = table.reset_index(drop=True)
-    bad: list[Problem] = []
-    clean = pd.DataFrame(index=table.index)
-    for name in FIELDS:
-        cells = table[name] if name in table.columns else pd.Series("", index=table.index, dtype=object)
-        if name == "age":
-            rows = pd.Series([f"row {row}" for row in table.index], dtype=object)
-            clean[name], _, notes = read_ages(cells, rows)
-            bad += [note for note in notes if note.action == "row left out"]
-        else:
-            clean[name] = cells.astype(object).where(cells.notna(), "").astype(str)
-    further = {str(name): as_numbers_where_plain(table[name]) for name in table.columns if name not in FIELDS}
-    clean = pd.concat([clean, pd.DataFrame(further, index=table.index)], axis=1) if further else clean
-    if (clean["scan_id"] == "").any():
-        clean["scan_id"] = clean["scan_id"].where(clean["scan_id"] != "", name_scans(clean))
-    bad += [Problem(f"row {row}", "no subject id") for row in np.flatnonzero(clean["subject_id"] == "")]
-    refuse_all([Problem(problem.where, problem.what) for problem in bad], "the cohort has rows that cannot be used")
-    _refuse_repeats(clean, "row")
-    return clean
-
-
-def _refuse_repeats(table: pd.DataFrame, row_name: str) -> None:
-    named = table[table["scan_id"] != ""]
-    repeated = named["scan_id"][named["scan_id"].duplicated(keep=False)]
-    refuse_all(
-        [Problem(f"{row_name} {row}", f"scan_id {scan!r} is there more than once") for row, scan in repeated.items()],
-        "scans are named twice",
-        expected="a scan_id of its own for every row",
-    )
-
-
-def absolute_paths(column: pd.Series, folder: Path) -> pd.Series:
-    """Make the paths of a table absolute; they are relative to the folder the table lies in."""
-    root = os.path.abspath(folder)
-
-    def absolute(text: str) -> str:
-        return os.path.normpath(os.path.join(root, text)) if text else ""
-
-    return map_distinct(column, absolute)
-
-
-def relative_paths(column: pd.Series, folder: Path) -> pd.Series:
-    """Make absolute paths relative to the folder of a table, with forward slashes, which every system reads."""
-    root = os.path.abspath(folder)
-    folders: dict[str, str] = {}
-
-    def relative(text: str) -> str:
-        if not text:
-            return ""
-        parent, name = os.path.split(text)
-        if parent not in folders:
-            folders[parent] = (
-                os.path.relpath(parent, root)
-                if os.path.splitdrive(parent)[0] == os.path.splitdrive(root)[0]  # no way leads from C: to D:
-                else parent
-            )
-        return name if folders[parent] == "." else f"{folders[parent]}/{name}".replace(os.sep, "/")
-
-    return map_distinct(column, relative)
 
 
 def _canonical_cells(column: pd.Series) -> list[str]:

@@ -15,8 +15,11 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     ),
     "session": ("session", "session_id", "sessions", "visit", "visit_id", "wave", "timepoint", "follow_up"),
     "modality": ("modality", "sequence", "contrast", "scan_type"),
-    "path": ("path", "file", "filename", "file_path", "filepath", "file_location", "image", "image_path", "scan_path",
-    "image_index"), "age": (
+    "path": (
+        "path", "file", "filename", "file_path", "filepath", "file_location", "image", "image_path", "scan_path",
+        "image_index", "image_name", "file_name", "image_file",
+    ),
+    "age": (
         "age", "age_years", "age_at_scan", "ageatscan", "scan_age", "age_at_mri", "age_at_visit", "age_at_session",
         "patient_age", "age_yrs", "age_y", "age_in_years", "age_scan",
     ),

@@ -11,19 +11,12 @@ from typing import Any
 
 from neuroage.cohort.cohort import Cohort
 from neuroage.cohort.columns import SPELLINGS, normal_header
+from neuroage.cohort.leakage import measure_leakage
+from neuroage.cohort.set_spellings import FOLD_COLUMNS, SET_COLUMNS, SET_WORDS, read_set_word, spellings_of_name
 from neuroage.cohort.split import Split
 from neuroage.cohort.table_file import read_table
-from neuroage.errors import DataError, RefusedError, UsageError, did_you_mean
+from neuroage.errors import DataError, RefusedError, UsageError
 
-SET_WORDS = {
-    "train": "train", "training": "train", "tr": "train", "trn": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "tune": "validation",
-    "test": "test", "testing": "test", "ts": "test", "holdout": "test", "hold_out": "test",
-    "left_out": "left_out", "excluded": "left_out", "exclude": "left_out", "unused": "left_out",
-    "none": "left_out", "": "left_out",
-}  # fmt: skip
-_SET_COLUMNS = ("set", "split", "subset", "partition", "dataset_split", "group_split", "phase")
-_FOLD_COLUMNS = ("fold", "folds", "fold_id", "cv_fold", "kfold")
 _Placement = tuple[str, int]  # set and fold
 
 
@@ -41,20 +34,21 @@ def read_split(path: str | os.PathLike[str], cohort: Cohort) -> Split:
     Raises:
         UsageError: When there is no such file.
         DataError: When it cannot be understood, or names nobody of the cohort.
-        RefusedError: When a subject is on two sides, which a split made by scans easily does; they are named.
+        RefusedError: When a subject is on two sides, which a split made by scans easily does; they are named, and the
+            share of test images is given that belong to subjects of the training set.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"no split file {path}", fix="Check the path.")
     entries = _json_entries(path) if path.suffix.lower() == ".json" else _table_entries(path)
-    placed, strangers = _resolve(entries, cohort)
+    placed, strangers, images = _resolve(entries, cohort)
     if not placed:
         raise DataError(
             f"{path} names no subject or scan of this cohort ({len(strangers)} ids, for example "
             f"{', '.join(strangers[:3]) or 'none'})",
             expected="subject_id, scan_id or file names of the cohort",
         )
-    _refuse_leaks(placed, path)
+    _refuse_leaks(placed, images, cohort, path)
     subjects = cohort.subjects()
     sets = [next(iter(placed.get(subject, {("left_out", -1)}))) for subject in subjects["subject_id"]]
     table = subjects[["subject_id", "age"]].assign(
@@ -81,8 +75,8 @@ def _table_entries(path: Path) -> list[tuple[str, _Placement]]:
     table = read_table(path)
     names = {normal_header(header): header for header in reversed(list(table.columns))}
     who = [names[n] for field in ("scan_id", "path", "subject_id") for n in SPELLINGS[field] if n in names]
-    set_column = next((names[n] for n in _SET_COLUMNS if n in names), None)
-    fold_column = next((names[n] for n in _FOLD_COLUMNS if n in names), None)
+    set_column = next((names[n] for n in SET_COLUMNS if n in names), None)
+    fold_column = next((names[n] for n in FOLD_COLUMNS if n in names), None)
     if not who or (set_column is None and fold_column is None):
         raise DataError(
             f"{path} is no split: its columns are {', '.join(map(str, table.columns))}",
@@ -100,9 +94,7 @@ def _placement(word: Any, fold: Any, where: str) -> _Placement:
     text = str(word).strip().lower()
     if re.fullmatch(r"\d+", text):  # a set column of bare numbers counts folds
         return "validation", int(text)
-    if text not in SET_WORDS:
-        raise DataError(f"{where}: set {word!r} is unknown", expected=did_you_mean(text, SET_WORDS))
-    name = SET_WORDS[text]
+    name = read_set_word(word, where)
     number = re.search(r"\d+", str(fold))
     return name, (int(number.group()) if number else 0) if name == "validation" else -1
 
@@ -161,8 +153,8 @@ def _record_entries(records: list[dict[str, Any]], path: Path) -> list[tuple[str
     for number, record in enumerate(records):
         by_name = {normal_header(key): value for key, value in record.items()}
         who = next((by_name[n] for f in ("scan_id", "path", "subject_id") for n in SPELLINGS[f] if n in by_name), None)
-        word = next((by_name[n] for n in _SET_COLUMNS if n in by_name), None)
-        fold = next((by_name[n] for n in _FOLD_COLUMNS if n in by_name), "")
+        word = next((by_name[n] for n in SET_COLUMNS if n in by_name), None)
+        fold = next((by_name[n] for n in FOLD_COLUMNS if n in by_name), "")
         if who is None or (word is None and fold == ""):
             raise DataError(
                 f"{path.name} record {number} has no subject or no set", expected="keys such as subject_id and set"
@@ -175,40 +167,43 @@ def _record_entries(records: list[dict[str, Any]], path: Path) -> list[tuple[str
 
 def _resolve(
     entries: list[tuple[str, _Placement]], cohort: Cohort
-) -> tuple[dict[str, dict[_Placement, None]], list[str]]:
-    """Find the subject behind every id: a subject, a scan, or a file name with or without its folder and ending."""
+) -> tuple[dict[str, dict[_Placement, None]], list[str], dict[str, str]]:
+    """Find the subject behind every id: a subject, a scan, or a file name with or without its folder and ending.
+
+    Returns:
+        The places of each subject; the names that are nobody's; and the set of each name that is a scan or file.
+    """
     subject_of: dict[str, str] = {}
     for column in ("path", "scan_id", "subject_id"):  # later names win: a subject id is the surest
         for name, subject in zip(cohort.table[column], cohort.table["subject_id"], strict=True):
-            for key in _keys(name, is_path=column == "path"):
+            for key in spellings_of_name(name, is_path=column == "path"):
                 subject_of[key] = subject
+    subjects = {key for name in cohort.table["subject_id"].unique() for key in spellings_of_name(name, is_path=False)}
     placed: dict[str, dict[_Placement, None]] = {}
-    strangers = []
+    strangers: list[str] = []
+    images: dict[str, str] = {}
     for name, placement in entries:
-        subject = next((subject_of[key] for key in _keys(name, is_path=True) if key in subject_of), None)
-        if subject is None:
+        known = next((key for key in spellings_of_name(name, is_path=True) if key in subject_of), None)
+        if known is None:
             strangers.append(name)
-        else:
-            placed.setdefault(subject, {})[placement] = None
-    return placed, strangers
+            continue
+        placed.setdefault(subject_of[known], {})[placement] = None
+        if known not in subjects:
+            images[name] = placement[0]
+    return placed, strangers, images
 
 
-def _keys(name: str, *, is_path: bool) -> list[str]:
-    if not name:
-        return []
-    keys = [name, name.removeprefix("sub-")]
-    if is_path:
-        file = os.path.basename(name.replace("\\", "/"))
-        keys += [file, re.sub(r"(\.nii)?\.[A-Za-z0-9]+$", "", file)]
-    return keys
-
-
-def _refuse_leaks(placed: dict[str, dict[_Placement, None]], path: Path) -> None:
+def _refuse_leaks(
+    placed: dict[str, dict[_Placement, None]], images: dict[str, str], cohort: Cohort, path: Path
+) -> None:
     leaking = sorted(subject for subject, places in placed.items() if len(places) > 1)
-    if leaking:
-        named = ", ".join(leaking[:20]) + (f" and {len(leaking) - 20} more" if len(leaking) > 20 else "")
-        raise RefusedError(
-            f"{path} puts {len(leaking)} of {len(placed)} subjects on two sides: {named}",
-            expected="all scans of a subject in one set and fold",
-            fix="Move the scans of each of these subjects to one side, or run: neuroage split --uniform-age",
-        )
+    if not leaking:
+        return
+    named = ", ".join(leaking[:20]) + (f" and {len(leaking) - 20} more" if len(leaking) > 20 else "")
+    leakage = measure_leakage(cohort, images) if images else None
+    figure = f"{leakage.words} " if leakage and leakage.leaks else ""
+    raise RefusedError(
+        f"{figure}{path} puts {len(leaking)} of {len(placed)} subjects on two sides: {named}",
+        expected="all scans of a subject in one set and fold",
+        fix="Move the scans of each of these subjects to one side, or let `neuroage split` make a split of subjects.",
+    )

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".dcm")
+from neuroage.cohort.modalities import modality_of_filename
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+_VOLUME_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd")
+IMAGE_SUFFIXES = (*_VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm")
 # A pointer is a few lines of text; the smallest real header (NIfTI-1) has 348 bytes, but text may be a little longer.
 _MAX_POINTER_BYTES = 1024
+_HASH_DIGITS = 6  # tells apart the few files that would otherwise get one name
 
 
 def is_image_name(name: str) -> bool:
     """Say whether a file name ends like an image; an Analyze pair counts once, by its header."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def modality_of_image(path: str) -> str:
+    """Give the modality that the name of an image ends with; "" for pictures, whose names follow no convention."""
+    return "" if path.lower().endswith(PICTURE_SUFFIXES) else modality_of_filename(os.path.basename(path))
+
+
+def name_files(paths: Sequence[str]) -> list[str]:
+    """Make a readable name of each relative path: without its suffix, safe as a file name, unlike all others.
+
+    The names depend on the paths alone, not on their order. Paths that would get one name get a short hash each.
+
+    Args:
+        paths: Relative paths with forward slashes, all different.
+
+    Example:
+        >>> name_files(["Class A/1.png", "Class A/2.png", "Class A/2.jpg"])
+        ['Class-A_1', 'Class-A_2_5d7282', 'Class-A_2_2eb66a']
+    """
+    plain = [
+        "_".join(re.sub(r"[^\w.+-]+", "-", part) for part in os.path.splitext(path)[0].split("/")) for path in paths
+    ]
+    count = Counter(name.lower() for name in plain)  # some file systems know no difference of case
+    return [
+        name if count[name.lower()] == 1 else f"{name}_{hashlib.sha256(path.encode()).hexdigest()[:_HASH_DIGITS]}"
+        for name, path in zip(plain, paths, strict=True)
+    ]
 
 
 def find_images(folder: Path) -> list[Path]:

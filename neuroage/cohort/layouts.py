@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuroage.cohort.labels import has_labels
 from neuroage.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def read_source(source: Path, name: str = "auto") -> Cohort:
         raise UsageError(f"{source} does not exist", expected="a folder of scans or a table", fix="Check the path.")
     layout = layouts()[name] if name != "auto" else _recognised(source)
     cohort = layout.read(source)
-    if len(cohort) == 0 or cohort.table["age"].isna().all():
+    if len(cohort) == 0 or (cohort.table["age"].isna().all() and not has_labels(cohort.table)):
         raise DataError(_why_nothing(source, cohort))
     return cohort
 
@@ -75,9 +76,9 @@ def _recognised(source: Path) -> Layout:
             return layout
     raise DataError(
         f"{source} is no data set that can be read",
-        expected="a table with subjects and ages, a folder with one beside its images, or one of: "
+        expected="a table with subjects and ages or labels, a folder with one beside its images, or one of: "
         + "; ".join(f"{layout.name} ({layout.summary})" for layout in layouts().values()),
-        fix="Write a CSV with the columns subject_id, path, modality, age.",
+        fix="Write a CSV with the columns subject_id, path, modality, and age or label.",
     )
 
 
@@ -85,4 +86,4 @@ def _why_nothing(source: Path, cohort: Cohort) -> str:
     if len(cohort) == 0:
         reasons = "; ".join(str(problem) for problem in cohort.problems[:3])
         return f"nothing usable is left of {source} ({len(cohort.problems)} problems, first: {reasons or 'none'})"
-    return f"none of the {len(cohort)} rows of {source} has an age"
+    return f"none of the {len(cohort)} rows of {source} has an age or a label"

@@ -1,4 +1,4 @@
-"""Any table of subjects with ages; the images are in its path column, lie beside it, or are elsewhere."""
+"""Any table of subjects with ages or labels; the images are in its path column, lie beside it, or are elsewhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from neuroage.cohort.cohort import Cohort, absolute_paths
+from neuroage.cohort.cohort import Cohort
 from neuroage.cohort.columns import recognise_columns
-from neuroage.cohort.image_files import find_images, image_fault
+from neuroage.cohort.image_files import find_images, image_fault, modality_of_image
+from neuroage.cohort.labels import has_labels, is_label_column
 from neuroage.cohort.layouts import Layout
-from neuroage.cohort.modalities import modality_of_filename
+from neuroage.cohort.paths import absolute_paths
 from neuroage.cohort.problem import Problem
 from neuroage.cohort.standard_table import settle_duplicates, standardise
 from neuroage.cohort.table_file import TABLE_SUFFIXES, read_table, table_head
@@ -27,6 +28,7 @@ def read(source: Path) -> Cohort:
 
     Rules: rows that repeat a subject, session, modality and path are settled as `settle_duplicates` says. When no path
     of the table exists here, the rows are kept without images; when only some are missing, those rows are left out.
+    Bare file names, none of which lies beside the table, are looked for in the folders below it.
     """
     if source.is_dir():
         return _read_folder(source)
@@ -40,18 +42,19 @@ def read(source: Path) -> Cohort:
 
 
 def ageless(table: pd.DataFrame, name: str) -> list[Problem]:
-    """Note the rows without an age, in one problem."""
+    """Note the rows without an age, in one problem; a table of labels without any age is as it should be."""
     rows = table["subject_id"][table["age"].isna()]
-    if len(rows) == 0:
+    if len(rows) == 0 or (len(rows) == len(table) and has_labels(table)):
         return []
     listed = ", ".join(rows.astype(str).iloc[:10]) + (", …" if len(rows) > 10 else "")
     return [Problem(name, f"no age for {len(rows)} of {len(table)} rows: {listed}", "kept; splits leave them out")]
 
 
 def _check_paths(table: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    table, found = _find_by_name(table, source)
     table = table.assign(path=absolute_paths(table["path"], source.parent))
     faults = {path: image_fault(Path(path)) for path in table["path"].unique() if path}
-    guessed = table["path"].map(lambda path: modality_of_filename(os.path.basename(path)))
+    guessed = table["path"].map(modality_of_image)
     table["modality"] = table["modality"].where(table["modality"] != "", guessed)
     if faults and not any(os.path.lexists(path) for path in faults):
         example = next(iter(faults))
@@ -62,7 +65,27 @@ def _check_paths(table: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, list[
         Problem(f"{source.name} line {line}", f"{table.loc[line, 'path']} {fault[line]}", "row left out")
         for line in table.index[fault != ""]
     ]
-    return table[fault == ""], problems
+    return table[fault == ""], found + problems
+
+
+def _find_by_name(table: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """Look below the table's folder for its images when it gives bare file names and none of them lies beside it."""
+    names = [path for path in table["path"].unique() if path]
+    if any("/" in name or "\\" in name or os.path.lexists(source.parent / name) for name in names):
+        return table, []
+    wanted, found = set(names), dict[str, list[str]]()
+    for path in find_images(source.parent):
+        if path.name in wanted:
+            found.setdefault(path.name, []).append(str(path))
+    only = {name: paths[0] for name, paths in found.items() if len(paths) == 1}
+    problems = []
+    if only:
+        what = f"{len(only)} of {len(names)} file names were found in folders below"
+        problems.append(Problem(source.name, what, f"for example {os.path.relpath(only[min(only)], source.parent)}"))
+    if several := sorted(set(found) - set(only)):
+        what = f"{len(several)} file names are in several folders, for example {several[0]}"
+        problems.append(Problem(source.name, what, "not taken"))
+    return table.assign(path=[only.get(path, path) for path in table["path"]]), problems
 
 
 def _read_folder(folder: Path) -> Cohort:
@@ -80,20 +103,25 @@ def _read_folder(folder: Path) -> Cohort:
 
 
 def _the_table(folder: Path) -> Path:
-    usable = [path for path in sorted(folder.iterdir()) if _is_subject_table(path)]
+    usable = [path for path in sorted(folder.iterdir()) if is_subject_table(path)]
     if len(usable) == 1:
         return usable[0]
     named = ", ".join(path.name for path in usable)
     raise UsageError(
-        f"{folder} holds {len(usable)} tables with subjects and ages" + (f": {named}" if usable else ""),
+        f"{folder} holds {len(usable)} tables of subjects with ages or labels" + (f": {named}" if usable else ""),
         expected="exactly one",
         fix="Give the table itself.",
     )
 
 
-def _is_subject_table(path: Path) -> bool:
+def is_subject_table(path: Path) -> bool:
+    """Say whether a file is a table of subjects with ages, or of subjects or images with labels; reads its head."""
     head = table_head(path)
-    return head is not None and {"subject_id", "age"} <= set(recognise_columns(head.columns))
+    if head is None:
+        return False
+    columns = set(recognise_columns(head.columns))
+    labelled = any(is_label_column(header) for header in head.columns) and bool({"subject_id", "path"} & columns)
+    return {"subject_id", "age"} <= columns or labelled
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -132,7 +160,7 @@ def _match_images(
         problems.append(Problem(name, f"{absent} of {len(table)} rows have no image here", "not indexed"))
     scans = table.iloc[rows].assign(path=paths)
     scans["modality"] = np.where(
-        scans["modality"] != "", scans["modality"], [modality_of_filename(path) for path in paths]
+        scans["modality"] != "", scans["modality"], [modality_of_image(path) for path in paths]
     )
     return scans.assign(scan_id=""), problems
 
@@ -150,10 +178,12 @@ def _row_of_image(
 
 
 def recognises(source: Path) -> bool:
-    """Any table file, or a folder with a table of subjects and ages at its top."""
+    """Any table file, or a folder with a table of subjects and ages, or of images and labels, at its top."""
     if source.is_file():
         return source.suffix.lower() in TABLE_SUFFIXES
-    return any(_is_subject_table(path) for path in source.iterdir())
+    return any(is_subject_table(path) for path in source.iterdir())
 
 
-LAYOUT = Layout("plain_table", "a table with a subject and an age column, images optional", recognises, read, order=100)
+LAYOUT = Layout(
+    "plain_table", "a table with a subject column and ages or labels, images optional", recognises, read, order=100
+)

@@ -27,11 +27,13 @@ class Split:
 
     Args:
         table: Columns `subject_id`, `set` (train, validation, test, left_out), `fold` (-1 where there is none),
-            `reason` (why a subject is left out) and `age` (years); the last three may be missing.
+            `reason` (why a subject is left out) and `age` (years); the last three may be missing. An optional column
+            `group` names what must not be torn apart (a subject, or subjects with like pictures); kept when given.
         meta: How the split was made: method, parameters, seed, report.
 
     Raises:
-        DataError: When a subject is there twice, a set has another name, or a fold is missing. All rows in one report.
+        DataError: When a subject is there twice, a set has another name, a fold is missing, or a group is on two sides.
+            All rows in one report.
     """
 
     def __init__(self, table: pd.DataFrame, meta: Mapping[str, Any] | None = None) -> None:
@@ -45,9 +47,11 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """The sha256 of who is in which set and fold; the same for any order of the rows."""
+        """The sha256 of who is in which set, fold and (where there are any) group; the same for any order of rows."""
         rows = self.table.sort_values("subject_id")
         parts = [rows["subject_id"].tolist(), rows["set"].tolist(), rows["fold"].astype(str).tolist()]
+        if "group" in rows.columns:
+            parts.append(rows["group"].tolist())
         return digest_text("\n".join("\x1f".join(row) for row in zip(*parts, strict=True)))
 
     def subjects(self, set: str, fold: int | None = None) -> list[str]:
@@ -79,6 +83,11 @@ class Split:
         sets[other] = "train"
         return sets.astype(str)
 
+    def groups(self) -> pd.Series:
+        """Give the group of every subject, indexed by subject id; without groups each subject is its own."""
+        name = "group" if "group" in self.table.columns else "subject_id"
+        return self.table.set_index("subject_id", drop=False)[name].rename("group")
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as CSV and, beside it under the same name, how it was made as JSON; both atomically."""
         path = Path(path)
@@ -103,7 +112,7 @@ class Split:
         table = pd.read_csv(
             path,
             sep="\t" if path.suffix == ".tsv" else ",",
-            dtype={"subject_id": str, "set": str, "reason": str},
+            dtype={"subject_id": str, "set": str, "reason": str, "group": str},
             keep_default_na=False,
             na_values={"age": [""], "fold": [""]},
             encoding="utf-8-sig",
@@ -150,6 +159,9 @@ def _validated(table: pd.DataFrame) -> pd.DataFrame:
     clean["reason"] = table["reason"].fillna("").astype(str) if "reason" in table.columns else ""
     age = table["age"] if "age" in table.columns else pd.Series(np.nan, index=table.index)
     clean["age"] = pd.to_numeric(age, errors="coerce").astype(float)
+    if "group" in table.columns:
+        named = table["group"].notna() & (table["group"].astype(str) != "")
+        clean["group"] = table["group"].astype(str).where(named, clean["subject_id"])
     clean = clean.reset_index(drop=True)
     bad = [
         Problem(f"line {row + 2}", f"subject {clean['subject_id'].iloc[row]!r} is there more than once")
@@ -167,9 +179,20 @@ def _validated(table: pd.DataFrame) -> pd.DataFrame:
     present = set(clean["fold"][folded].tolist())
     absent = sorted(set(range(max(present, default=-1) + 1)) - present)
     bad += [Problem("fold column", f"fold {fold} has no subject") for fold in absent]
+    bad += _torn_groups(clean)
     refuse_all(
         bad,
         "the split is not valid",
-        expected="every subject once, sets train, validation, test or left_out, folds 0 to K-1 for validation only",
+        expected="every subject once, every group on one side, sets train, validation, test or left_out, "
+        "folds 0 to K-1 for validation only",
     )
     return clean
+
+
+def _torn_groups(clean: pd.DataFrame) -> list[Problem]:
+    if "group" not in clean.columns:
+        return []
+    placed = clean[clean["set"] != "left_out"]
+    sides = placed.groupby("group")[["set", "fold"]].nunique()
+    torn = sides.index[(sides > 1).any(axis=1)]
+    return [Problem(f"group {group!r}", "is on two sides") for group in torn]

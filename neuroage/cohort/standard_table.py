@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from neuroage.cohort.ages import read_ages, read_sexes
 from neuroage.cohort.columns import recognise_columns
+from neuroage.cohort.image_files import name_files
+from neuroage.cohort.labels import Uncertain, is_label_column, read_label_columns
 from neuroage.cohort.modalities import canonical_modality
 from neuroage.cohort.problem import MAX_LISTED, Problem
 from neuroage.cohort.table_file import looks_headless
@@ -22,25 +24,35 @@ AGE_CONFLICT_YEARS = 1.0
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?$")
 
 
-def standardise(raw: pd.DataFrame, name: str, *, needs_age: bool = True) -> tuple[pd.DataFrame, list[Problem]]:
+def standardise(
+    raw: pd.DataFrame, name: str, *, needs_age: bool = True, uncertain: Uncertain = "missing"
+) -> tuple[pd.DataFrame, list[Problem]]:
     """Bring a found table into the columns of a cohort; rows with an unreadable age or no subject are left out.
+
+    A table with label columns needs no age, and where it names only images, each image is a subject of its own.
 
     Args:
         raw: Text cells; the index is the line in the file.
         name: What to call the table in reports, usually its file name.
-        needs_age: Whether a table without an age column is refused.
+        needs_age: Whether a table without labels and without an age column is refused.
+        uncertain: What a label of −1 means.
 
     Returns:
         A table with every field of a cohort (scan_id "" where the table has none), further columns after them, indexed
         by line; and the problems.
 
     Raises:
-        DataError: When no column names the subject, none the age (if needed), or no row is left.
+        DataError: When no column names the subject, none the age (if needed), a label cannot be read, or no row is
+            left.
     """
+    problems: list[Problem] = []
     columns = recognise_columns(raw.columns)
+    if any(is_label_column(header) for header in raw.columns):
+        needs_age = False
+        raw, problems = _name_after_images(raw, columns, name)
+        columns = recognise_columns(raw.columns)
     _require_columns(raw, columns, name, needs_age)
     where = pd.Series([f"{name} line {line}" for line in raw.index], index=raw.index, dtype=object)
-    problems: list[Problem] = []
     table = pd.DataFrame(index=raw.index)
     for field in FIELDS:
         cells = raw[columns[field]] if field in columns else pd.Series("", index=raw.index, dtype=object)
@@ -54,13 +66,33 @@ def standardise(raw: pd.DataFrame, name: str, *, needs_age: bool = True) -> tupl
     table["age"] = ages
     nameless = (table["subject_id"] == "").to_numpy() | table["subject_id"].str.lower().isin(["n/a", "nan"]).to_numpy()
     problems += [Problem(where[line], "no subject id", "row left out") for line in raw.index[nameless & ~refused]]
+    labels, notes = read_label_columns(raw, where, name, uncertain)
+    problems += notes
     for header in raw.columns:
         if header not in columns.values():
-            table[_free_name(header, table)] = as_numbers_where_plain(raw[header])
+            cells = labels[header] if header in labels else as_numbers_where_plain(raw[header])
+            table[_free_name(header, table)] = cells
     kept = table[~refused & ~nameless]
     if len(kept) == 0:
         raise DataError(f"none of the {len(raw)} rows of {name} can be used: {_first(problems)}")
     return kept, problems
+
+
+def _name_after_images(raw: pd.DataFrame, columns: dict[str, str], name: str) -> tuple[pd.DataFrame, list[Problem]]:
+    if "path" not in columns or {"scan_id", "subject_id"} <= set(columns):
+        return raw, []
+    paths = [str(path).strip().replace("\\", "/") for path in raw[columns["path"]]]
+    names = name_files([path.rsplit("/", 1)[-1] for path in paths])
+    if len(set(names)) < len(names):
+        names = name_files(paths)
+    if "scan_id" in columns:
+        names = raw[columns["scan_id"]].tolist()
+    elif len(set(names)) == len(names) and all(names):
+        raw = raw.assign(scan_id=names)
+    if "subject_id" in columns:
+        return raw, []
+    what = "no column names the subject: every image counts as a subject of its own"
+    return raw.assign(subject_id=names), [Problem(name, what, "add a column subject_id if a subject has several")]
 
 
 def _free_name(header: str, table: pd.DataFrame) -> str:

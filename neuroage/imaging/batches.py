@@ -152,8 +152,8 @@ def plan_epoch(n_scans: int, batch_size: int, seed: int, weights: np.ndarray | N
         n_scans: Number of training scans.
         batch_size: At most this many a batch.
         seed: Of this epoch.
-        weights: How often each scan is wanted, shape (n_scans,), mean 1. A scan of weight w is drawn ⌊w⌋ or ⌈w⌉
-            times, w on average (systematic resampling); None: every scan once.
+        weights: How often each scan is wanted, shape (n_scans,). A scan of weight w is drawn ⌊w⌋ or ⌈w⌉ times, w on
+            average (systematic resampling), so that the epoch has as many scans as they sum to; None: every scan once.
 
     Returns:
         Positions of the scans of each batch.
@@ -161,10 +161,16 @@ def plan_epoch(n_scans: int, batch_size: int, seed: int, weights: np.ndarray | N
     rng = np.random.default_rng(seed)
     order = rng.permutation(n_scans)
     if weights is not None:
-        upto = np.cumsum(weights[order]) * (n_scans / weights.sum())
-        drawn = np.searchsorted(upto, np.arange(n_scans) + rng.random())
+        n_drawn = scans_an_epoch(n_scans, weights)
+        upto = np.cumsum(weights[order]) * (n_drawn / weights.sum())
+        drawn = np.searchsorted(upto, np.arange(n_drawn) + rng.random())
         order = rng.permutation(order[np.minimum(drawn, n_scans - 1)])
-    return np.array_split(order, -(-n_scans // batch_size))
+    return np.array_split(order, -(-len(order) // batch_size))
+
+
+def scans_an_epoch(n_scans: int, weights: np.ndarray | None) -> int:
+    """Give how many scans an epoch has where each is drawn by its weight."""
+    return n_scans if weights is None else max(1, round(float(weights.sum())))
 
 
 def age_weights(ages: np.ndarray, balance: float, width_years: float = 4.0) -> np.ndarray:

@@ -1,27 +1,25 @@
-"""Inspect a scan: a few cheap measures that tell what it is like, for the input contract.
+"""Inspect a scan or picture: a few cheap measures that tell what it is like, for the input contract.
 
-Those of `measure_native` are taken from the file as it is, before any preparation: geometry, size of the head,
-background, intensities, sharpness. Those of a `Template` are taken from the prepared volume: how much it looks like the
-mean training scan, and whether it would look more like it the other way round.
+Those of `measure_native` (volumes) and `measure_picture` are taken from the file as it is, before any preparation:
+geometry, size of the head, background, intensities, sharpness. Those of a template (`neuroage.imaging.template`) are
+taken from the prepared image.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import fft
 
 if TYPE_CHECKING:
+    from neuroage.imaging.picture import Picture
     from neuroage.imaging.read import Volume
 
 COARSE_VOXELS = 40  # an axis of the strided copy: at 4 to 6 mm, fine enough for the box and the volume of a head
 BLOCK_VOXELS = 40  # an axis of the block in the middle whose sharpness is measured
-TEMPLATE_MM = 8.0  # ventricles, face and cerebellum are still told apart
-SHIFT_MM = 24.0  # heads of a cohort lie at most about this far from each other
-AXES = ("left–right", "front–back", "up–down")
+PICTURE_PIXELS = 128  # a side of the strided copy of a picture
+EVEN = 0.03  # of the range: rows and columns that vary less are margin; JPEG's ringing stays below
 
 
 def measure_native(volume: Volume) -> dict[str, float]:
@@ -62,7 +60,7 @@ def measure_native(volume: Volume) -> dict[str, float]:
         "bright_tail": (top - lowest) / max(middle - lowest, 1e-12),
         "negative_share": float((coarse < 0).mean()),
         "distinct_values": float(len(np.unique(values[:: max(1, values.size // 20_000)]))),
-        "blur_mm": _blur_mm(data, spacing, threshold),
+        "blur_mm": _blur(data, spacing, threshold, BLOCK_VOXELS),
     }
     extent = _extent_mm(head, spacing * step)
     for axis, letter in enumerate("ras"):
@@ -72,7 +70,7 @@ def measure_native(volume: Volume) -> dict[str, float]:
 
 
 def _border_median(data: np.ndarray) -> float:
-    faces = [np.take(data, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    faces = [np.take(data, end, axis).ravel() for axis in range(data.ndim) for end in (0, -1)]
     return float(np.median(np.concatenate(faces)))
 
 
@@ -87,19 +85,17 @@ def _extent_mm(head: np.ndarray, spacing_mm: np.ndarray) -> list[float]:
     return extents
 
 
-def _blur_mm(data: np.ndarray, spacing_mm: np.ndarray, threshold: float) -> float:
+def _blur(data: np.ndarray, spacing_mm: np.ndarray, threshold: float, block_size: int) -> float:
     """Length over which intensities change inside the head: root of the energy of slopes over that of curvatures.
 
     Neither contrast nor inversion changes it. White noise has 0.6 voxels; smoothing with a Gaussian brings it to the
     order of the Gaussian's σ.
     """
-    middle = tuple(
-        slice(max(0, (n - BLOCK_VOXELS) // 2), max(0, (n - BLOCK_VOXELS) // 2) + BLOCK_VOXELS) for n in data.shape
-    )
+    middle = tuple(slice(max(0, (n - block_size) // 2), max(0, (n - block_size) // 2) + block_size) for n in data.shape)
     block = np.ascontiguousarray(data[middle], dtype=np.float32)
     head = block > threshold
     slopes = curvatures = 0.0
-    for axis in range(3):
+    for axis in range(block.ndim):
         if block.shape[axis] < 3:
             continue
         before, here, after = (_along(block, axis, start) for start in range(3))
@@ -115,98 +111,55 @@ def _along(data: np.ndarray, axis: int, start: int) -> np.ndarray:
     return data[tuple(slice(start, start + n - 2) if a == axis else slice(None) for a, n in enumerate(data.shape))]
 
 
-def coarse_cube(data: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Bring a prepared volume to a small cube that can be compared in any orientation.
+def measure_picture(picture: Picture) -> dict[str, float]:
+    """Measure a picture as its file gives it, from a strided copy: the cost hardly depends on its size.
 
     Args:
-        data: Shape (C, I, J, K); channels are levels of rising intensity, or one.
-        spacing_mm: Voxel size of the prepared volume.
+        picture: As `read_picture` gives it.
 
     Returns:
-        Shape (n, n, n), float32, mean 0 and norm 1 over the scan, 0 around it; voxels of about 8 mm.
+        `aspect_ratio` (width over height), `megapixels`, `margin_share` (part of the picture in even rows and columns
+        at its edges), `black_share` and `white_share` (pixels that have exactly the least and the greatest value),
+        `border_level` (the border's median between the 1st and 99th percentile, 0 to 1), `brightness` (95th percentile
+        over full scale), `middle_level` (median between the 5th and 95th percentile of what is not black),
+        `bright_tail` (99.5th percentile of that in units of its median), `distinct_values` and `colourfulness` (mean
+        difference of the channels over full scale). Sharpness is that of the prepared grid, see `blur_pixels`.
     """
-    from neuroage.imaging.prepare import block_mean
+    from neuroage.imaging.picture import luminance
 
-    weights = np.arange(1, len(data) + 1, dtype=np.float32)
-    picture = np.tensordot(weights, data.astype(np.float32), axes=1)
-    factor = [max(1, min(round(TEMPLATE_MM / mm), n // 6)) for mm, n in zip(spacing_mm, picture.shape, strict=True)]
-    picture = block_mean(picture, factor)
-    picture = picture - picture.mean()
-    picture /= max(float(np.linalg.norm(picture)), 1e-12)
-    side = fft.next_fast_len(max(picture.shape) + _reach(spacing_mm, factor))
-    cube = np.zeros((side, side, side), dtype=np.float32)
-    start = [(side - n) // 2 for n in picture.shape]
-    cube[tuple(slice(s, s + n) for s, n in zip(start, picture.shape, strict=True))] = picture
-    return cube
-
-
-def _reach(spacing_mm: Sequence[float], factor: Sequence[int]) -> int:
-    return max(1, round(SHIFT_MM / max(mm * f for mm, f in zip(spacing_mm, factor, strict=True))))
-
-
-class Template:
-    """The mean training scan, to which others are compared in 24 orientations.
-
-    A head is nearly its own mirror image from left to right, so orientations that differ only by that are one: whether
-    left and right are exchanged cannot be told.
-
-    Args:
-        cubes: Of `coarse_cube`, shape (n_scans, n, n, n).
-        reach: How many voxels of the cube a scan may be shifted.
-    """
-
-    def __init__(self, cubes: np.ndarray, reach: int = 3) -> None:
-        mean = np.asarray(cubes, dtype=np.float32).mean(axis=0)
-        self.mean, self.reach = mean / max(float(np.linalg.norm(mean)), 1e-12), reach
-        self.orientations = [
-            (order, tuple(axis for axis, flipped in zip((1, 2), flips, strict=True) if flipped))
-            for order in itertools.permutations(range(3))
-            for flips in itertools.product((False, True), repeat=2)
-        ]
-        # ⟨flip(transpose(scan)), mean⟩ = ⟨scan, transpose⁻¹(flip(mean))⟩: the template is turned, once.
-        turned = [np.flip(self.mean, axes).transpose(np.argsort(order)) for order, axes in self.orientations]
-        self._spectra = np.conj(fft.rfftn(np.stack(turned), axes=(1, 2, 3)))
-
-    def compare(self, cube: np.ndarray) -> tuple[float, float, str]:
-        """Compare a scan with the mean training scan.
-
-        Args:
-            cube: Of `coarse_cube`.
-
-        Returns:
-            Correlation as it is; by how much the best other orientation correlates better (negative: worse); what that
-            orientation would mean, in words.
-        """
-        n, reach = len(cube), self.reach
-        maps = fft.irfftn(fft.rfftn(cube)[None] * self._spectra, s=(n, n, n), axes=(1, 2, 3))
-        near = np.r_[0 : reach + 1, -reach:0]
-        best = maps[np.ix_(np.arange(len(maps)), near, near, near)].max(axis=(1, 2, 3))
-        other = 1 + int(np.argmax(best[1:]))
-        return float(best[0]), float(best[other] - best[0]), describe_turn(*self.orientations[other])
+    step = [max(1, n // PICTURE_PIXELS) for n in picture.shape]
+    sample = picture.data[:, step[0] // 2 :: step[0], step[1] // 2 :: step[1]]
+    coarse = luminance(sample)[0]
+    lowest, highest = float(coarse.min()), float(coarse.max())
+    values = coarse[coarse > lowest] if highest > lowest else coarse.ravel()
+    low, middle, high, top = (float(v) for v in np.percentile(values, [5, 50, 95, 99.5]))
+    overall = np.percentile(coarse, [1, 99])
+    found = {
+        "aspect_ratio": picture.shape[1] * picture.spacing_mm[1] / (picture.shape[0] * picture.spacing_mm[0]),
+        "megapixels": picture.shape[0] * picture.shape[1] / 1e6,
+        "margin_share": _margin_share(coarse),
+        "black_share": float((coarse == lowest).mean()),
+        "white_share": float((coarse == highest).mean()),
+        "border_level": float((_border_median(coarse) - overall[0]) / max(overall[1] - overall[0], 1e-12)),
+        "brightness": abs(high) / picture.full_scale,
+        "middle_level": (middle - low) / max(high - low, 1e-12),
+        "bright_tail": (top - lowest) / max(middle - lowest, 1e-12),
+        "distinct_values": float(len(np.unique(values))),
+        "colourfulness": float((sample.max(axis=0) - sample.min(axis=0)).mean() / picture.full_scale),
+    }
+    return {name: float(f"{value:.5g}") for name, value in found.items()}
 
 
-def describe_turn(order: tuple[int, ...], flipped: tuple[int, ...]) -> str:
-    """Say what is wrong with a scan that fits once its axes are put in `order` and `flipped`.
-
-    Example:
-        >>> describe_turn((0, 1, 2), (1,))
-        'flipped front–back'
-    """
-    parts = []
-    if order != (0, 1, 2):
-        swapped = [AXES[axis] for axis in range(3) if order[axis] != axis]
-        parts.append(f"stored with its axes exchanged ({' and '.join(swapped) if len(swapped) == 2 else 'all three'})")
-    if flipped == (1, 2):
-        parts.append("upside down and back to front")
-    elif flipped:
-        parts.append({1: "flipped front–back", 2: "flipped up–down"}[flipped[0]])
-    return ", ".join(parts)
+def _margin_share(picture: np.ndarray) -> float:
+    """Share of a picture outside of the box around every row and column that is not even."""
+    even = EVEN * float(picture.max() - picture.min())
+    inside = 1.0
+    for axis in (0, 1):
+        uneven = np.flatnonzero(np.ptp(picture, axis=1 - axis) > even)
+        inside *= (uneven[-1] - uneven[0] + 1) / picture.shape[axis] if len(uneven) else 0.0
+    return 1.0 - inside
 
 
-def left_right_symmetry(cube: np.ndarray, reach: int = 3) -> float:
-    """Correlate a scan with its own left–right mirror image, best over shifts; 1 for perfect symmetry."""
-    spectrum = fft.rfftn(cube)
-    mirrored = fft.rfftn(np.flip(cube, 0))
-    correlation = fft.irfftn(spectrum * np.conj(mirrored), s=cube.shape)
-    near = np.r_[0 : 2 * reach + 1, -2 * reach : 0]
-    return float(correlation[np.ix_(near, near[:1], near[:1])].max())
+def blur_pixels(data: np.ndarray) -> float:
+    """Measure the length, in pixels, over which the intensities of a picture (H, W) change."""
+    return float(f"{_blur(data, np.ones(2), -np.inf, max(data.shape)):.5g}")

@@ -1,4 +1,4 @@
-"""Prepared volumes on disk: each scan is prepared once, kept compactly, and memory-mapped ever after.
+"""Prepared images on disk, volumes and pictures: each is prepared once, kept compactly, and memory-mapped ever after.
 
 A stored volume is keyed by the identity of its file (path, size, time of change) and by the preparation, so a changed
 scan or recipe is prepared anew and an unchanged one never is. Files appear whole or not at all; two processes that
@@ -7,6 +7,7 @@ prepare the same scan at once leave one whole copy.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -14,16 +15,24 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from neuroage.cohort import Scan
 from neuroage.errors import DataError, NeuroageError
 from neuroage.files import atomic_path, digest_text, write_json
-from neuroage.imaging.prepare import STEPS_VERSION, Prepared, prepare_file
-from neuroage.runs.recipe import Prepare
+from neuroage.runs.recipe import Preparation
 
+if TYPE_CHECKING:
+    from neuroage.imaging.prepare import Prepared
+
+# What prepares each kind of image: imported when one is prepared, so that each needs its own packages only. The steps'
+# version is a part of the folder's name.
+PREPARERS = {
+    "volume": ("neuroage.imaging.prepare", "prepare_file"),
+    "picture": ("neuroage.imaging.prepare_picture", "prepare_picture_file"),
+}
 UINT8_STEPS = 255
 SCANS_AT_ONCE = 1_000  # handed to the threads together; each waits with a kilobyte or two
 
@@ -33,7 +42,7 @@ class StoredVolume:
     """One prepared volume on disk; as an object it is small, so that a hundred thousand of them are no burden.
 
     Attributes:
-        file: Name of the `.npy` file, shape (C, I, J, K), in the recipe's `store_as` type.
+        file: Name of the `.npy` file, shape (C, *spatial), in the recipe's `store_as` type.
         scale, offset: value = stored · scale + offset.
     """
 
@@ -55,11 +64,11 @@ class StoredVolume:
         return dict(_read_description(self.path)["record"])
 
     def map(self) -> np.ndarray:
-        """Memory-map the stored values, shape (C, I, J, K); pages are read when touched."""
+        """Memory-map the stored values, shape (C, *spatial); pages are read when touched."""
         return np.load(self.file, mmap_mode="r")
 
     def load(self) -> np.ndarray:
-        """Load the prepared intensities, shape (C, I, J, K), float32."""
+        """Load the prepared intensities, shape (C, *spatial), float32."""
         return np.asarray(self.map(), dtype=np.float32) * np.float32(self.scale) + np.float32(self.offset)
 
 
@@ -172,7 +181,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = Path(folder) if folder is not None else default_store_folder()
 
-    def get(self, path: str | os.PathLike[str], recipe: Prepare) -> StoredVolume | None:
+    def get(self, path: str | os.PathLike[str], recipe: Preparation) -> StoredVolume | None:
         """Find a prepared volume; None when it is not stored or its file has changed since."""
         place = self._place(Path(path), recipe)
         if not place.exists():
@@ -183,7 +192,7 @@ class Store:
             return None
         return StoredVolume(str(place), about["scale"], about["offset"])
 
-    def put(self, path: str | os.PathLike[str], recipe: Prepare, prepared: Prepared) -> StoredVolume:
+    def put(self, path: str | os.PathLike[str], recipe: Preparation, prepared: Prepared) -> StoredVolume:
         """Store a prepared volume and give it back as stored."""
         place = self._place(Path(path), recipe)
         stored, scale, offset = compress(prepared.data, recipe.store_as)
@@ -194,14 +203,25 @@ class Store:
             np.save(temporary, stored)
         return StoredVolume(str(place), scale, offset)
 
-    def prepare(self, path: str | os.PathLike[str], recipe: Prepare) -> tuple[StoredVolume, bool]:
+    def prepare(self, path: str | os.PathLike[str], recipe: Preparation) -> tuple[StoredVolume, bool]:
         """Give the stored volume of a scan, preparing it first where needed; the flag says whether it was."""
         found = self.get(path, recipe)
-        return (found, False) if found else (self.put(path, recipe, prepare_file(path, recipe)), True)
+        return (found, False) if found else (self.put(path, recipe, prepare_image(path, recipe)), True)
 
-    def _place(self, path: Path, recipe: Prepare) -> Path:
+    def _place(self, path: Path, recipe: Preparation) -> Path:
         key = digest_text(f"{_identity(path)}|{recipe.digest}")[:32]
-        return self.folder / f"v{STEPS_VERSION}-{recipe.digest[:12]}" / key[:2] / f"{key}.npy"
+        version = _preparer(recipe.kind).STEPS_VERSION
+        return self.folder / f"v{version}-{recipe.digest[:12]}" / key[:2] / f"{key}.npy"
+
+
+def prepare_image(path: str | os.PathLike[str], recipe: Preparation) -> Prepared:
+    """Read and prepare one image, by what prepares the recipe's kind."""
+    prepared: Prepared = getattr(_preparer(recipe.kind), PREPARERS[recipe.kind][1])(path, recipe)
+    return prepared
+
+
+def _preparer(kind: str) -> Any:
+    return importlib.import_module(PREPARERS[kind][0])
 
 
 def _identity(path: Path) -> str:
@@ -235,7 +255,7 @@ def compress(data: np.ndarray, store_as: str) -> tuple[np.ndarray, float, float]
 
 def prepare_scans(
     scans: Sequence[Scan],
-    recipe: Prepare,
+    recipe: Preparation,
     store: Store,
     *,
     max_failed_share: float = 0.1,
@@ -285,15 +305,15 @@ def prepare_scans(
     return result
 
 
-def _prepare_scan(scan: Scan, recipe: Prepare, store: Store, in_parallel: bool) -> tuple[StoredVolume, bool]:
+def _prepare_scan(scan: Scan, recipe: Preparation, store: Store, in_parallel: bool) -> tuple[StoredVolume, bool]:
     if scan.path is None:
         raise DataError(f"{scan.scan_id}: the cohort names no file for it")
     found = store.get(scan.path, recipe)
     if found:
         return found, False
-    if in_parallel:
+    if in_parallel and recipe.kind == "volume":
         _one_itk_thread_each()  # only now: stored volumes need no SimpleITK
-    return store.put(scan.path, recipe, prepare_file(scan.path, recipe)), True
+    return store.put(scan.path, recipe, prepare_image(scan.path, recipe)), True
 
 
 def _one_itk_thread_each() -> None:

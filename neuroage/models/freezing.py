@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -54,20 +55,27 @@ def stages_of(network: Network) -> list[Stage]:
     """Cut a network into stages, from the input to the head; every parameter is in exactly one.
 
     Rows of blocks are taken apart, `Layers` and a plain row of layers are not. A norm belongs to the convolution before
-    it. What is no part of the backbone (head, attention pool) is the last stage, `head`.
+    it. A backbone with `own_stages` is cut as it says. What is no part of the backbone (head, attention pool) is the
+    last stage, `head`.
     """
-    backbone = _inner(network.backbone)
-    joined = _with_norms(_units("", backbone, rows=True))
-    if len(joined) > MOST_STAGES:
-        joined = _with_norms(_units("", backbone, rows=False))
-    inside = {id(parameter) for _, modules in joined for module in modules for parameter in module.parameters()}
-    loose = tuple(parameter for parameter in network.backbone.parameters() if id(parameter) not in inside)
-    stages = [
-        Stage(name, index / len(joined), modules, loose if index == 0 else ())
-        for index, (name, modules) in enumerate(joined)
-    ]
+    cut = _cut(network.backbone)
+    stages = [Stage(name, index / len(cut), modules, loose) for index, (name, modules, loose) in enumerate(cut)]
     rest = tuple(module for name, module in network.named_children() if name != "backbone")
     return [*stages, Stage(HEAD, 1.0, rest)]
+
+
+def _cut(backbone: Any) -> list[tuple[str, tuple[nn.Module, ...], tuple[nn.Parameter, ...]]]:
+    """Give the parts of a backbone in order: name, modules, and parameters that stand in none of them."""
+    own = backbone.own_stages() if hasattr(backbone, "own_stages") else []
+    if own:
+        return list(own)
+    inner = _inner(backbone)
+    joined = _with_norms(_units("", inner, rows=True))
+    if len(joined) > MOST_STAGES:
+        joined = _with_norms(_units("", inner, rows=False))
+    inside = {id(parameter) for _, modules in joined for module in modules for parameter in module.parameters()}
+    loose = tuple(parameter for parameter in backbone.parameters() if id(parameter) not in inside)
+    return [(name, modules, () if index else loose) for index, (name, modules) in enumerate(joined)]
 
 
 def _inner(module: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroage.errors import UsageError
-from neuroage.models.backbones import GIVEN, backbone_builder, check_weights
+from neuroage.models.backbones import GIVEN, backbone_builder, check_family, check_weights
 from neuroage.models.norms import FeatureNorm
 from neuroage.models.options import check_options
 from neuroage.models.pooling import build_pooling
@@ -119,15 +119,12 @@ def check_backbone(recipe: Recipe) -> list[Problem]:
     options, problems = check_options(build, recipe.backbone.options, "backbone", without=GIVEN)
     if problems:
         return problems
-    try:
-        check_weights(
-            recipe.backbone.name,
-            spatial_dims=len(recipe.prepare.size),
-            in_channels=recipe.prepare.n_channels,
-            options=options,
-        )
-    except UsageError as error:
-        return [Problem("backbone.weights", str(error))]
+    name, images = recipe.backbone.name, (len(recipe.prepare.size), recipe.prepare.n_channels)
+    for key, check in (("backbone.name", check_family), ("backbone.weights", check_weights)):
+        try:
+            check(name, spatial_dims=images[0], in_channels=images[1], options=options)
+        except UsageError as error:
+            return [Problem(key, str(error))]
     return []
 
 

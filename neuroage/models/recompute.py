@@ -138,7 +138,7 @@ def _keep_input_alone(layers: Sequence[nn.Module], features: Tensor) -> Tensor:
         layers,
         features,
         use_reentrant=False,
-        preserve_rng_state=any(isinstance(module, _DropoutNd) for module in modules),
+        preserve_rng_state=any(isinstance(module, _DropoutNd) or hasattr(module, "drop_prob") for module in modules),
         context_fn=lambda: (nullcontext(), _StatisticsStay(modules)),
     )
     return result

@@ -21,7 +21,12 @@ from neuroage.files import atomic_path, digest_file
 
 TIMEOUT_SECONDS = 30
 PIECE = 1 << 16  # bytes read at a time
-NESTED = ("state_dict", "model_state_dict", "network")  # where training scripts put the weights among other things
+NESTED = (
+    "state_dict",
+    "model_state_dict",
+    "network",
+    "model",
+)  # where training scripts put the weights among other things
 
 Say = Callable[[str], None]
 
@@ -134,8 +139,8 @@ def find_weights(family: str, weights: str, published: Mapping[str, Published], 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a checkpoint of somebody else: names and tensors, on the CPU.
 
-    Safetensors, or what `torch.save` wrote (old or new format), flat or below `state_dict`, `model_state_dict` or
-    `network`. It is read by an unpickler that knows tensors alone, so that no code in it ever runs.
+    Safetensors, or what `torch.save` wrote (old or new format), flat or below `state_dict`, `model_state_dict`,
+    `network` or `model`. It is read by an unpickler that knows tensors alone, so that no code in it ever runs.
 
     Args:
         path: The file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,16 @@ from neuroage.runs.run import Run
 OUT_OF_FOLD = "out_of_fold"
 
 
-def read_calibration(run: Run) -> Calibration | None:
-    """Give the calibration of a run; None where it has none."""
+def read_content(run: Run) -> dict[str, Any]:
+    """Give what the run's calibration.json holds; empty where there is none."""
     path = run.calibration_path
-    return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def read_calibration(run: Run) -> Calibration | None:
+    """Give the calibration of a run about ages; None where it has none."""
+    content = read_content(run)
+    return Calibration.from_dict(content) if content else None
 
 
 def calibrate(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
-from neuroage.runs.measures import MEASURES
+from neuroage.runs.concerns_picture import PICTURE_RULES, unlike_pictures
+from neuroage.runs.departures import Concern, Departures
+from neuroage.runs.measures import CONTRAST, GEOMETRY, LABEL_MAP_VALUES, LOOKS
 
-LABEL_MAP_VALUES = 40  # FreeSurfer's aseg has as many labels; an image of 8 bits has more values in use
 UNIT_FACTOR = 3.5  # no scanner's voxels differ from another's by more; 10 and 1,000 are units
 SIZE_FACTOR = 1.6  # of a head's length; a whole head has 1.3 times a brain's
 SAME_FACTOR = 1.5  # within which a head has changed as its voxels have
@@ -20,93 +20,10 @@ ALIKE = 0.65  # share of the usual correlation below which a scan is another kin
 ODD_UNITS = {10: "centimetres taken for millimetres", 1000: "metres or micrometres taken for millimetres"}
 
 
-@dataclass(frozen=True)
-class Concern:
-    """One thing about a scan that differs from the training scans.
-
-    Attributes:
-        what: In words, with the value and what training scans had.
-        fix: What to do.
-        refuse: Whether it makes a prediction meaningless.
-        measures: Those it explains.
-    """
-
-    what: str
-    fix: str = ""
-    refuse: bool = False
-    measures: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return self.what + (f" ({self.fix})" if self.fix else "")
-
-
 def verdict_of(concerns: Iterable[Concern]) -> str:
     """Give `refuse` where a concern makes the prediction meaningless, else `warn` where there is any, else `ok`."""
     found = list(concerns)
     return "refuse" if any(concern.refuse for concern in found) else "warn" if found else "ok"
-
-
-class Departures:
-    """How far a scan's measures lie outside of the training ranges.
-
-    Args:
-        ranges: For each measure: low, median and high on its scale.
-        margin: Allowed departure, in widths.
-        measures: The scan's values, in their units.
-        turn: In which other orientation it would fit best, in words.
-    """
-
-    def __init__(
-        self, ranges: Mapping[str, list[float]], margin: float, measures: Mapping[str, float], turn: str = ""
-    ) -> None:
-        self.ranges, self.margin, self.measures, self.turn = ranges, margin, measures, turn
-        self.scaled = {key: MEASURES[key].scale(measures[key]) for key in ranges if key in measures}
-        found = [key for key in MEASURES if self.above(key) or self.below(key)]
-        self.flagged = sorted(found, key=self.departure, reverse=True)
-
-    def _width(self, key: str) -> float:
-        low, _, high = self.ranges[key]
-        return max(high - low, MEASURES[key].floor)
-
-    def departure(self, key: str) -> float:
-        """How far a measure lies outside of its range, in widths; infinite where it could not be taken."""
-        low, _, high = self.ranges[key]
-        away = max(low - self.scaled[key], self.scaled[key] - high) / self._width(key)
-        return away if away == away else float("inf")
-
-    def above(self, key: str) -> bool:
-        """Whether a measure lies above its range and margin, and that is a concern."""
-        if key not in self.scaled or not MEASURES[key].high:
-            return False
-        limit = min(self.ranges[key][2] + self.margin * self._width(key), MEASURES[key].scale(MEASURES[key].most))
-        return not self.scaled[key] <= limit
-
-    def below(self, key: str) -> bool:
-        """Whether a measure lies below its range and margin, and that is a concern."""
-        if key not in self.scaled or not MEASURES[key].low:
-            return False
-        return not self.scaled[key] >= self.ranges[key][0] - self.margin * self._width(key)
-
-    def ratio(self, key: str) -> float:
-        """A measure's value over the training median, for measures on a logarithmic scale; 1 where it is not known."""
-        return 10 ** (self.scaled[key] - self.ranges[key][1]) if key in self.scaled else 1.0
-
-    def compared(self, key: str) -> str:
-        """Set a measure beside its training range."""
-        low, _, high = self.ranges[key]
-        shown = MEASURES[key].shown
-        return f"{shown(self.scaled[key])}, where training scans had {shown(low)} to {shown(high)}"
-
-    def concern(self, key: str) -> Concern:
-        """Say one departure in words."""
-        measure = MEASURES[key]
-        hint = measure.high if self.above(key) else measure.low
-        return Concern(f"{measure.name} {self.compared(key)}", hint, measures=(key,))
-
-
-GEOMETRY = (*(key for key in MEASURES if key.startswith(("voxel", "field", "head"))), "blur_mm")
-LOOKS = ("likeness", "symmetry", "turned", "first_layer", "features")
-CONTRAST = ("middle_level", "bright_tail", "background_share", "border_level", "negative_share")
 
 
 def grave_concerns(scan: Departures) -> tuple[list[Concern], set[str]]:
@@ -115,8 +32,9 @@ def grave_concerns(scan: Departures) -> tuple[list[Concern], set[str]]:
     Returns:
         The concerns, and the measures that need no further word.
     """
-    found = [concern for rule in RULES if (concern := rule(scan))]
-    if not found and (concern := _unlike(scan)):  # where nothing else says why
+    rules, unlike = (PICTURE_RULES, unlike_pictures) if scan.of_picture else (RULES, _unlike)
+    found = [concern for rule in (_label_map, *rules) if (concern := rule(scan))]
+    if not found and (concern := unlike(scan)):  # where nothing else says why
         found = [concern]
     return found, {key for concern in found for key in concern.measures}
 
@@ -199,4 +117,4 @@ def _unlike(scan: Departures) -> Concern | None:
     return Concern(what, "another modality, contrast or field of view? Look at it with `neuroage preview`", True, LOOKS)
 
 
-RULES: tuple[Callable[[Departures], Concern | None], ...] = (_label_map, _wrong_units, _inverted, _turned, _skull)
+RULES: tuple[Callable[[Departures], Concern | None], ...] = (_wrong_units, _inverted, _turned, _skull)

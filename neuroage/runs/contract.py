@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from neuroage.runs.concerns import LABEL_MAP_VALUES, Concern, Departures, grave_concerns
-from neuroage.runs.measures import MEASURES
+from neuroage.runs.concerns import grave_concerns
+from neuroage.runs.departures import Concern, Departures
+from neuroage.runs.measures import LABEL_MAP_VALUES, MEASURES
 
 MARGINS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # in widths of the central 95 %; 0.5 is 4 standard deviations of a Gaussian
 LEFT_OUT_FLAGGED = 0.02  # share of training scans that may be flagged by the others: 5 % on new ones leaves room
@@ -139,7 +140,8 @@ class InputContract:
         if grave and len(others) > MOST_BESIDE_GRAVE:
             n_more = len(others) - MOST_BESIDE_GRAVE
             others = [*others[:MOST_BESIDE_GRAVE], Concern(f"and {n_more} measures more")]
-        return grave + others
+        found = grave + others
+        return [_of_picture(concern) for concern in found] if departures.of_picture else found
 
     def _few_concerns(self, record: Mapping[str, Any]) -> list[Concern]:
         found = []
@@ -159,6 +161,10 @@ class InputContract:
             )
             found.append(Concern(f"voxels of {shown} mm, where training scans had {finest} to {coarsest} mm"))
         return found
+
+
+def _of_picture(concern: Concern) -> Concern:
+    return replace(concern, what=concern.what.replace("scan", "picture"), fix=concern.fix.replace("scan", "picture"))
 
 
 def scaled_measures(measures: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:

@@ -1,21 +1,34 @@
-"""Score a run on its own held-out subjects, from the tables that it left."""
+"""Score a run on held-out subjects, from the tables that it left; each kind of target has its own figures and page."""
 
 from __future__ import annotations
 
-from neuroage.analysis import Evaluation, evaluate
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from neuroage.analysis import Evaluation, evaluate, write_evaluation
 from neuroage.errors import UsageError
 from neuroage.runs.calibration import out_of_fold_set, read_calibration
+from neuroage.runs.label_calibration import read_label_calibration
 from neuroage.runs.run import Run
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def evaluate_held_out(run: Run, set_name: str = "validation") -> Evaluation:
-    """Score a run on held-out subjects of its split, with the mean predictor and ridge beside it.
+    from neuroage.analysis import LabelEvaluation
+
+AnyEvaluation: TypeAlias = "Evaluation | LabelEvaluation"
+
+
+def evaluate_held_out(run: Run, set_name: str | None = None) -> AnyEvaluation:
+    """Score a run on held-out subjects of its split, with the baselines beside it.
 
     Args:
         run: A run with predictions.
         set_name: "validation"; "test" where its split has a test set; "out_of_fold" where its members left out parts
-            of the training subjects. Where the run is calibrated, coverage and corrected figures come along; on the
-            subjects on whom the calibration was fitted, by cross-validation.
+            of the training subjects. None: `headline_set(run)`. Where a run about age is calibrated, coverage and
+            corrected figures come along; on the subjects on whom the calibration was fitted, by cross-validation.
 
     Raises:
         UsageError: The run has no predictions yet.
@@ -23,20 +36,46 @@ def evaluate_held_out(run: Run, set_name: str = "validation") -> Evaluation:
     """
     if not run.scored:
         raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
-    about, recipe = run.about, run.recipe
-    meta = {
-        "selected_on": about.get("selected_on"),
-        "split": about["split_digest"][:12],
-        "recipe": about["recipe_digest"][:12],
-    }
+    return evaluate_predictions(run, run.predictions, run.baselines, (set_name or headline_set(run),))
+
+
+def headline_set(run: Run) -> str:
+    """Name the set whose figures a run is judged by: validation, or test where something was chosen on validation."""
+    about = run.about
+    has_test = bool((run.predictions["set"] == "test").any())
+    chosen_there = about.get("selected_on") == "validation" or about.get("calibrated_on") == "validation"
+    return "test" if has_test and chosen_there else "validation"
+
+
+def evaluate_predictions(
+    run: Run, predictions: pd.DataFrame, baselines: Mapping[str, pd.DataFrame], sets: Sequence[str]
+) -> AnyEvaluation:
+    """Score predictions of a run, by the figures that belong to its target.
+
+    Args:
+        run: Says what the predictions are about; its calibration is applied.
+        predictions: One row a scan (and member), with targets.
+        baselines: The same scans: name → table.
+        sets: Which sets of the predictions.
+    """
+    about = run.about
+    digests = {"split": about["split_digest"][:12], "recipe": about["recipe_digest"][:12]}
+    meta = {"selected_on": about.get("selected_on"), **(digests if "new" not in sets else {})}
+    name, seed = run.recipe.modality, run.recipe.seed
+    if run.target["kind"] != "age":
+        from neuroage.analysis import evaluate_labels
+
+        known = read_label_calibration(run)
+        return evaluate_labels(predictions, run.target, baselines, sets, seed, name=name, meta=meta, calibration=known)
     calibration = read_calibration(run)
-    return evaluate(
-        run.predictions,
-        run.baselines,
-        (set_name,),
-        recipe.seed,
-        name=recipe.modality,
-        meta=meta,
-        calibration=calibration,
-        across=calibration is not None and out_of_fold_set(run) == set_name,
-    )
+    across = calibration is not None and "new" not in sets and out_of_fold_set(run) in sets
+    return evaluate(predictions, baselines, sets, seed, name=name, meta=meta, calibration=calibration, across=across)
+
+
+def write_pages(evaluation: AnyEvaluation, folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Write what a person reads of an evaluation: page, pictures, tables."""
+    if isinstance(evaluation, Evaluation):
+        return write_evaluation(evaluation, folder)
+    from neuroage.analysis import write_label_evaluation
+
+    return write_label_evaluation(evaluation, folder)

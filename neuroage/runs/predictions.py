@@ -11,6 +11,7 @@ import pandas as pd
 from neuroage.errors import DataError, UsageError, did_you_mean
 from neuroage.files import atomic_path
 
+TEXT_COLUMNS = ("scan_id", "subject_id", "group", "set", "member", "target_label")
 LEADING_COLUMNS = ("scan_id", "subject_id", "set", "fold", "member", "age", "predicted_age", "gap")
 
 
@@ -34,15 +35,20 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise UsageError(f"No predictions at {path}", fix="Run `neuroage predict`, or train to the end.")
-    table = pd.read_csv(path, dtype={"scan_id": str, "subject_id": str, "set": str, "member": str})
-    for column in ("scan_id", "subject_id", "predicted_age"):
+    table = pd.read_csv(
+        path, dtype=dict.fromkeys(TEXT_COLUMNS, str)
+    )
+    wanted = ["scan_id", "subject_id"]
+    if not any(str(column).startswith("probability_") for column in table.columns):
+        wanted.append("predicted_age")
+    for column in wanted:
         if column not in table.columns:
             raise DataError(f"{path} has no column {column!r}", expected=did_you_mean(column, list(table.columns)))
     return table
 
 
 def average_members(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Average the predictions of several members, scan by scan; their standard deviation is `members_std`.
+    """Average the predictions of several members, scan by scan; of ages their standard deviation is `members_std`.
 
     Args:
         tables: One predictions table a member, with the same scans.
@@ -58,6 +64,8 @@ def average_members(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     result = grouped.first().reset_index()
     means = grouped[predicted].mean()
     result[predicted] = means.loc[result["scan_id"]].to_numpy()
+    if "predicted_age" not in result.columns:
+        return result
     result["members_std"] = grouped["predicted_age"].std(ddof=0).loc[result["scan_id"]].to_numpy()
     if "age" in result.columns:
         result["gap"] = result["predicted_age"] - result["age"]

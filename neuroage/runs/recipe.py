@@ -115,7 +115,11 @@ class Recipe(Section):
     def from_dict(
         cls, content: dict[str, Any], *, source: str = "recipe", lines: dict[str, int] | None = None
     ) -> Recipe:
-        """Check a nested dictionary and make a recipe of it; errors as in `load`."""
+        """Check a nested dictionary and make a recipe of it; errors as in `load`.
+
+        A section `tune`, what `neuroage tune` searches, is no part of the recipe.
+        """
+        content = {key: value for key, value in content.items() if key != "tune"}
         try:
             recipe = cls.model_validate(content)
         except ValidationError as error:

@@ -94,8 +94,8 @@ class Optim(Section):
         weight_decay: Decoupled weight decay; norms and biases are left out of it.
         momentum: First-moment coefficient: β1 of AdamW, momentum of SGD.
         schedule: constant, cosine (to `final_lr`), one_cycle (up to lr in the first 30 %, down to final_lr),
-            exponential (to `final_lr`), or plateau (×0.3 when the inner MAE, or the training loss, has not improved for
-            `plateau_epochs`).
+            exponential (to `final_lr`), or plateau (×0.3 when the metric of the inner part, or the training
+            loss, has not improved for `plateau_epochs`).
         warmup_epochs: Linear rise from 0 to `lr`; one_cycle has its own.
         final_lr: Where the schedule ends, as a share of `lr`.
         plateau_epochs: Patience of the plateau schedule, in epochs.
@@ -130,11 +130,13 @@ class Training(Section):
             network learns the same.
         precision: auto (a short probe on this machine decides between fp32 and bf16/fp16), fp32, bf16 or fp16.
         compile: Let torch.compile make faster kernels of the network, where it can; the start takes minutes longer.
-        select: Which weights are kept: `last` (fixed length), `inner` (best MAE on an inner, age-stratified part of the
-            training subjects) or `validation` (best on the validation set; every figure then says so).
+        select: Which weights are kept: `last` (fixed length), `inner` (best on an inner part of the training
+            subjects, stratified by age or label) or `validation` (best on the validation set; every figure then says
+            so).
         inner_fraction: Share of the training subjects held out inside training; needed by `select: inner` and
             `patience`.
-        patience: Stop when the inner MAE has not improved for this many epochs; null: never.
+        patience: Stop when the metric of the inner part, or with `select: validation` of the validation set, has not
+            improved for this many epochs; null: never.
         age_balance: 0 shows every scan once an epoch; above 0, scans are drawn in proportion to the density of their
             age to the power −age_balance, so that 1 makes every age equally frequent. Rare ages then weigh more.
         mixup: α of mixup (Zhang 2018, arXiv 1710.09412): in half of the steps, scans and their targets are mixed with
@@ -156,8 +158,10 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _inner_part_where_needed(self) -> Training:
-        if self.inner_fraction == 0 and (self.select == "inner" or self.patience):
-            raise ValueError("`select: inner` and `patience` need an inner_fraction above 0, such as 0.15")
+        if self.inner_fraction == 0 and (self.select == "inner" or (self.patience and self.select != "validation")):
+            raise ValueError(
+                "`select: inner` and `patience` need an inner_fraction above 0, such as 0.15, or `select: validation`"
+            )
         return self
 
 

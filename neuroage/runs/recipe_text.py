@@ -69,8 +69,8 @@ def _note_lines(node: Any, prefix: str, lines: dict[str, int], path: Path) -> No
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str], lines: dict[str, int]) -> dict[str, Any]:
     """Give a copy of `content` with each `a.b=value` set; the value is read as YAML, numbers index lists.
 
-    A `.name`, `.preset` or `.kind` that changes drops what stands beside it, which belongs to the former choice. Overridden
-    keys lose their line in `lines`.
+    A `.name`, `.preset` or `.kind` that changes drops what stands beside it, which belongs to the former choice.
+    Overridden keys lose their line in `lines`.
 
     Raises:
         UsageError: An override without `=`, or a path through something that is no mapping or list.

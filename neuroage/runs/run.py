@@ -157,6 +157,11 @@ class Run:
         write_json(self._path("run.json"), {**before, **values})
 
     @property
+    def target(self) -> dict[str, Any]:
+        """What is predicted: `{"kind": "age"}`, or the kind of labels and their names."""
+        return dict((self.leaves or [self])[0].about.get("target", {"kind": "age"}))
+
+    @property
     def scored(self) -> bool:
         """Whether its predictions are written; pages may be missing."""
         return self.exists and self.about.get("status") in ("scored", "complete")
@@ -211,9 +216,9 @@ class Run:
         return self._path("model.safetensors")
 
     @property
-    def ridge_path(self) -> Path:
-        """The ridge baseline fitted on the same training scans (safetensors)."""
-        return self._path("ridge.safetensors")
+    def linear_path(self) -> Path:
+        """The linear baseline fitted on the same training scans (safetensors)."""
+        return self._path("linear.safetensors")
 
     @property
     def history(self) -> pd.DataFrame:

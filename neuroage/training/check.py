@@ -18,11 +18,12 @@ from neuroage.cohort import Cohort
 from neuroage.errors import DataError
 from neuroage.files import atomic_path
 from neuroage.imaging.batches import VolumeSet
-from neuroage.imaging.inspect import Template, coarse_cube, left_right_symmetry
 from neuroage.imaging.store import Store, StoredVolume, prepare_scans
+from neuroage.imaging.template import Comparison, coarse_cube, compare_with, left_right_symmetry
 from neuroage.models.network import Network
-from neuroage.runs.concerns import Concern, verdict_of
+from neuroage.runs.concerns import verdict_of
 from neuroage.runs.contract import InputContract
+from neuroage.runs.departures import Concern
 from neuroage.runs.run import Run
 from neuroage.training.inference import MEMORY_FORMAT, complete_leaves, load_network
 from neuroage.training.observer import Observer
@@ -39,7 +40,7 @@ class Responses:
     """What the network and the template see of scans.
 
     Attributes:
-        cubes: Of `coarse_cube`, shape (n_scans, n, n, n).
+        cubes: Of `coarse_cube`, shape (n_scans, n, n, n), of pictures (n_scans, n, n).
         features: Pooled features, shape (n_scans, F).
         first_layer: Mean and standard deviation of each channel of the first convolution, shape (n_scans, 2 C).
     """
@@ -54,11 +55,12 @@ class Reference:
     """The training scans' own responses, to which those of a scan are compared.
 
     Attributes:
-        mean_cube: Mean of the training scans' cubes, shape (n, n, n).
+        mean_cube: Mean of the training scans' cubes, shape (n, n, n) or (n, n).
         features: Standardised, shape (n_scans, F).
         feature_mean, feature_std: By which features are standardised, shape (F,).
         layer_middle, layer_width: Median and robust spread of the first layer's figures, shape (2 C,).
         usual_distance: Median distance of a training scan to its nearest others, in standardised features.
+        album: Of training pictures all coarse ones, float16, shape (n_scans, n, n); None for volumes.
     """
 
     mean_cube: np.ndarray
@@ -68,6 +70,7 @@ class Reference:
     layer_middle: np.ndarray
     layer_width: np.ndarray
     usual_distance: np.ndarray
+    album: np.ndarray | None = None
 
     @classmethod
     def of(cls, training: Responses) -> Reference:
@@ -82,14 +85,15 @@ class Reference:
         features = (training.features - mean) / std
         distance = np.median(nearest_distance(features, features, skip=1)) if len(features) > 1 else 1.0
         arrays = (training.cubes.mean(axis=0), features, mean, std, middle, width, np.array([distance]))
-        return cls(*(np.ascontiguousarray(array, dtype=np.float32) for array in arrays))
+        album = training.cubes.astype(np.float16) if training.cubes.ndim == 3 else None
+        return cls(*(np.ascontiguousarray(array, dtype=np.float32) for array in arrays), album)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as safetensors."""
         from safetensors.numpy import save_file
 
         with atomic_path(path) as temporary:
-            save_file(dict(vars(self)), temporary)
+            save_file({name: array for name, array in vars(self).items() if array is not None}, temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Reference | None:
@@ -106,37 +110,38 @@ class Reference:
 
     def measures(self, scans: Responses) -> list[tuple[dict[str, float], str]]:
         """Measure new scans: for each, its measures, and in which other orientation it would fit best, in words."""
-        template = Template(self.mean_cube[None])
-        compared = [template.compare(cube) for cube in scans.cubes]
+        compared = compare_with(self.mean_cube[None] if self.album is None else self.album).compare(scans.cubes)
         distances = nearest_distance((scans.features - self.feature_mean) / self.feature_std, self.features)
         return self._laid_out(scans, compared, distances)
 
     def training_measures(self, training: Responses) -> list[dict[str, float]]:
         """Measure the training scans as if they were new: each against the others."""
         parts = np.arange(len(training.cubes)) % min(TEMPLATE_PARTS, len(training.cubes))
-        templates = [
-            Template(training.cubes[parts != part]) if (parts != part).any() else Template(training.cubes)
-            for part in range(parts.max() + 1)
-        ]
-        compared = [templates[part].compare(cube) for part, cube in zip(parts, training.cubes, strict=True)]
+        compared: dict[int, Comparison] = {}
+        for part in range(parts.max() + 1):
+            others = training.cubes[parts != part] if (parts != part).any() else training.cubes
+            here = np.flatnonzero(parts == part)
+            compared |= zip(here.tolist(), compare_with(others).compare(training.cubes[here]), strict=True)
         features = (training.features - self.feature_mean) / self.feature_std
         distances = nearest_distance(features, self.features, skip=1)
-        return [measures for measures, _ in self._laid_out(training, compared, distances)]
+        in_order = [compared[index] for index in range(len(parts))]
+        return [measures for measures, _ in self._laid_out(training, in_order, distances)]
 
     def _laid_out(
-        self, scans: Responses, compared: Sequence[tuple[float, float, str]], distances: np.ndarray
+        self, scans: Responses, compared: Sequence[Comparison], distances: np.ndarray
     ) -> list[tuple[dict[str, float], str]]:
         layer = np.sqrt((((scans.first_layer - self.layer_middle) / self.layer_width) ** 2).mean(axis=1))
         found = []
-        for index, (likeness, turned, turn) in enumerate(compared):
+        for index, comparison in enumerate(compared):
             measures = {
-                "likeness": likeness,
-                "turned": turned,
+                "likeness": comparison.likeness,
+                "turned": comparison.turned,
+                **comparison.more,
                 "symmetry": left_right_symmetry(scans.cubes[index]),
                 "first_layer": float(layer[index]),
                 "features": float(distances[index] / max(float(self.usual_distance[0]), 1e-6)),
             }
-            found.append((measures, turn))
+            found.append((measures, comparison.turn))
         return found
 
 

@@ -12,6 +12,7 @@ from neuroage.models.freezing import first_trained, rate_scales, stages_of, trai
 from neuroage.models.network import Network, build_network
 from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe
+from neuroage.training.memory import copy_on_cpu
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,9 @@ def forward_flops(recipe: Recipe) -> int:
     """Count multiplications and additions of a forward pass of one scan, in convolutions and matrix products."""
     from torch._subclasses.fake_tensor import FakeTensorMode  # late: brings in much of the compiler
 
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        _build(recipe).eval()(torch.empty(1, recipe.prepare.n_channels, *recipe.prepare.size))
+    network = empty_network(recipe)  # some networks look at numbers while they are built, which fake tensors have not
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+        copy_on_cpu(network).eval()(torch.empty(1, recipe.prepare.n_channels, *recipe.prepare.size))
     return int(counter.get_total_flops())
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -156,8 +155,8 @@ class Probe:
             f"optim.accumulate={self.n_parts}",
         )
         self.task = build_task(recipe)
-        ages = pd.DataFrame({"age": np.linspace(20.0, 80.0, n_scans)})
-        self.task.fit(ages)
+        example = self.task.example(max(n_scans, 2))
+        self.task.fit(example)
         self.fabric = make_fabric(plan.precision)
         channels = recipe.prepare.n_channels
         network = build_network(
@@ -169,7 +168,7 @@ class Probe:
         )
         self.learner = Learner(self.fabric, network, self.recipe, len(size))
         self.augment = build_augmentation(self.recipe)
-        self.targets = self.task.encode(ages).to(self.fabric.device)
+        self.targets = self.task.encode(example.head(n_scans)).to(self.fabric.device)
         generator = torch.Generator().manual_seed(0)
         stored = torch.randint(0, 256, (n_scans, channels, *size), dtype=torch.uint8, generator=generator)
         self.stored = stored.to(self.fabric.device)

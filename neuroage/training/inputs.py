@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,17 +13,18 @@ import pandas as pd
 
 from neuroage.cohort import Cohort
 from neuroage.errors import UsageError
-from neuroage.imaging.read import SUFFIXES
+from neuroage.imaging import picture, read
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx")
 
 
-def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str) -> Cohort:
-    """Make a cohort of what a user names: image files, DICOM folders, folders of a known layout, tables.
+def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str, *, kind: str = "volume") -> Cohort:
+    """Make a cohort of what a user names: image files, folders of them, folders of a known layout, tables.
 
     Args:
         inputs: Paths, mixed as they come.
         modality: Of files that stand alone; cohorts keep only their scans of it.
+        kind: Of the run's `prepare`: a folder of DICOM files is one `volume`, or a `picture` each.
 
     Raises:
         UsageError: A path does not exist, or holds no scan.
@@ -35,10 +37,8 @@ def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str) -> Coh
         name = given.name.lower()
         if name.endswith(TABLE_SUFFIXES):
             parts.append(Cohort.read(given).select(modality=modality).table)
-        elif given.is_dir() and not _is_dicom_folder(given):
-            images = sorted(
-                path for path in given.iterdir() if path.name.lower().endswith(SUFFIXES) and path.suffix != ".img"
-            )
+        elif given.is_dir() and not (kind == "volume" and _is_dicom_folder(given)):
+            images = FILES_OF[kind](given)
             has_table = any(path.name.lower().endswith(TABLE_SUFFIXES) for path in given.iterdir())
             if has_table or not images:
                 parts.append(Cohort.read(given).select(modality=modality).table)
@@ -54,6 +54,24 @@ def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str) -> Coh
     return Cohort(table)
 
 
+def _volumes_in(folder: Path) -> list[Path]:
+    files = (path for path in folder.iterdir() if path.name.lower().endswith(read.SUFFIXES) and path.suffix != ".img")
+    return sorted(files)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Give the pictures in a folder and those below it; DICOM files often have no suffix."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(
+        path
+        for path in files
+        if path.suffix.lower() in picture.SUFFIXES or (not path.suffix[1:].isalpha() and picture.is_dicom(path))
+    )
+
+
+FILES_OF = {"volume": _volumes_in, "picture": _pictures_in}
+
+
 def _is_dicom_folder(folder: Path) -> bool:
     files = [path for path in folder.iterdir() if path.is_file()]
     if not files:
@@ -64,7 +82,8 @@ def _is_dicom_folder(folder: Path) -> bool:
 
 def _table_of_files(files: Sequence[Path], modality: str) -> pd.DataFrame:
     stems = [_stem(path) for path in files]
-    names = [stem if stems.count(stem) == 1 else f"{stem}_{index}" for index, stem in enumerate(stems)]
+    count = Counter(stems)
+    names = [stem if count[stem] == 1 else f"{stem}_{index}" for index, stem in enumerate(stems)]
     return pd.DataFrame(
         {
             "scan_id": names,
@@ -81,7 +100,7 @@ def _table_of_files(files: Sequence[Path], modality: str) -> pd.DataFrame:
 
 def _stem(path: Path) -> str:
     name = path.name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+    for suffix in sorted((*read.SUFFIXES, *picture.SUFFIXES), key=len, reverse=True):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
             break

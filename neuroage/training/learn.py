@@ -140,6 +140,7 @@ def _settle(job: Job, fabric: Fabric, network: Network) -> tuple[Fabric, Plan]:
             plan=plan.to_dict(),
             device=fabric.device.type,
             task=job.task.state(),
+            target=job.task.target,
             counts=job.table["set"].value_counts().to_dict(),
         )
     return fabric, plan
@@ -168,14 +169,15 @@ def _announce(job: Job, trainee: Trainee, plan: Plan) -> None:
 
 
 def _trainee(job: Job, fabric: Fabric, network: Network, plan: Plan) -> Trainee:
-    inner = _scans(job, "inner", fabric)
+    inner, training = _scans(job, "inner", fabric), _scans(job, "train", fabric)
+    training.weights = job.task.draw_weights(job.rows("train"), job.recipe.training.age_balance)
     return Trainee(
         fabric=fabric,
         recipe=resolved(job.recipe, plan),
         task=job.task,
         network=network,
         run=job.run,
-        train=_scans(job, "train", fabric),
+        train=training,
         inner=inner if len(inner) else None,
         validation=_scans(job, "validation", fabric),
         augment=job.augmentation,
@@ -188,7 +190,7 @@ def _trainee(job: Job, fabric: Fabric, network: Network, plan: Plan) -> Trainee:
 def _scans(job: Job, set_name: str, fabric: Fabric) -> Scans:
     rows = job.rows(set_name)
     volumes = VolumeSet(job.volumes(set_name), fabric.device)
-    return Scans(volumes, job.task.encode(rows).to(fabric.device), rows["age"].to_numpy(dtype=float))
+    return Scans(volumes, job.task.encode(rows).to(fabric.device))
 
 
 def set_standardisation(network: Network, volumes: Sequence[StoredVolume]) -> None:

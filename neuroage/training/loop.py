@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neuroage.errors import DataError
 from neuroage.imaging.augment import Pipeline
-from neuroage.imaging.batches import VolumeSet
+from neuroage.imaging.batches import VolumeSet, scans_an_epoch
 from neuroage.models.network import Network
 from neuroage.models.tasks import Task
 from neuroage.runs.recipe import Recipe
@@ -45,19 +45,19 @@ class Interrupted(Exception):
         self.run, self.epoch, self.n_epochs = run, epoch, n_epochs
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scans:
     """Scans with their targets.
 
     Attributes:
         volumes: Prepared volumes, by position.
         targets: Encoded targets, shape (n_scans, …), on the device.
-        ages: Years, shape (n_scans,), for age-balanced drawing; NaN where unknown.
+        weights: How often each is wanted an epoch, shape (n_scans,); None: once.
     """
 
     volumes: VolumeSet
     targets: Tensor
-    ages: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.volumes)
@@ -105,7 +105,7 @@ def fit(trainee: Trainee) -> Network:
                 fix="Lower optim.lr, set optim.clip_norm, or set training.precision to fp32.",
             )
         state.history.append(row)
-        if _is_best(state.history, training.select):
+        if _is_best(state.history, trainee):
             state.best_epoch = state.epoch
             learner.keep_best()
         state.epoch, state.step, state.loss_sum, state.error_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
@@ -123,7 +123,15 @@ def fit(trainee: Trainee) -> Network:
 def _train_epoch(trainee: Trainee, learner: Learner, state: State) -> None:
     recipe, fabric = trainee.recipe, trainee.fabric
     started, saved = time.monotonic() - state.seconds, time.monotonic()
-    steps = plan_steps(recipe, trainee.train.ages, state.epoch, rank=fabric.global_rank, n_processes=fabric.world_size)
+    train = trainee.train
+    steps = plan_steps(
+        recipe,
+        len(train),
+        state.epoch,
+        weights=train.weights,
+        rank=fabric.global_rank,
+        n_processes=fabric.world_size,
+    )
     n_steps = len(steps)
     steps = steps[state.step :]
     # Sums stay on the device until the epoch ends: reading one would make every step wait for it.
@@ -190,8 +198,17 @@ def _asked(trainee: Trainee, save: bool, state: State | None = None) -> int:
 
 def _plateau_scores(trainee: Trainee, state: State) -> list[float]:
     """Give what the plateau schedule watches: the inner error where there is an inner part, else the training loss."""
-    watched = f"inner_{trainee.task.headline}" if trainee.inner else "train_loss"
-    return [row[watched] for row in state.history]
+    if trainee.inner is None:
+        return [row["train_loss"] for row in state.history]
+    return [_to_minimise(trainee.task, row, "inner") for row in state.history]
+
+
+def _to_minimise(task: Task, row: dict[str, Any], set_name: str) -> float:
+    """Give the headline metric of a set so that smaller is better; what is not defined is worse than all."""
+    value = float(row[f"{set_name}_{task.headline}"])
+    if math.isnan(value):
+        return math.inf
+    return -value if task.higher_is_better else value
 
 
 def learn_from(learner: Learner, recipe: Recipe, task: Task, images: Tensor, targets: Tensor, *, n_all: int) -> Tensor:
@@ -228,20 +245,21 @@ def learn_from(learner: Learner, recipe: Recipe, task: Task, images: Tensor, tar
 def _score(trainee: Trainee, network: Network, state: State) -> dict[str, Any]:
     """Make the history row of the epoch just trained."""
     task, recipe, n = trainee.task, trainee.recipe, len(trainee.train)
+    n_drawn = scans_an_epoch(n, trainee.train.weights)
     row: dict[str, Any] = {
         "epoch": state.epoch + 1,
         "learning_rate": learning_rate(
             recipe.optim, state.epoch + 1.0, recipe.training.epochs, _plateau_scores(trainee, state)
         ),
-        "train_loss": state.loss_sum / n,
-        f"train_{task.headline}": state.error_sum / n,
+        "train_loss": state.loss_sum / n_drawn,
+        f"train_{task.running}": state.error_sum / n_drawn,
     }
     n_eval = min(n, recipe.training.train_eval_scans)
     if n_eval:
         some = np.random.default_rng(child_seed(recipe.seed, "train_eval")).permutation(n)[:n_eval]
         outputs = run_network(trainee.fabric, network, trainee.train.volumes, np.sort(some), _part_size(recipe))
         targets = trainee.train.targets[to_device(np.sort(some), outputs.device)]
-        row[f"train_{task.headline}_eval"] = float(task.errors(outputs, targets).mean())
+        row[f"train_{task.headline}_eval"] = task.score(outputs, targets)
     scored = {
         "inner": trainee.inner,
         "validation": trainee.validation if recipe.training.select == "validation" else None,
@@ -250,7 +268,7 @@ def _score(trainee: Trainee, network: Network, state: State) -> dict[str, Any]:
         if scans is not None:
             outputs = run_network(trainee.fabric, network, scans.volumes, np.arange(len(scans)), _part_size(recipe))
             row[f"{name}_loss"] = float(task.loss(outputs, scans.targets))
-            row[f"{name}_{task.headline}"] = float(task.errors(outputs, scans.targets).mean())
+            row[f"{name}_{task.headline}"] = task.score(outputs, scans.targets)
     for name, value in trainee.baselines.items():
         row[f"baseline_{name}_{task.headline}"] = value
     row["seconds"] = round(state.seconds, 3)
@@ -262,18 +280,18 @@ def _part_size(recipe: Recipe) -> int:
     return -(-int(recipe.training.batch_size) // recipe.optim.accumulate)
 
 
-def _is_best(history: list[dict[str, Any]], select: str) -> bool:
+def _is_best(history: list[dict[str, Any]], trainee: Trainee) -> bool:
+    select = trainee.recipe.training.select
     if select == "last":
         return False
-    scores = [
-        next(row[key] for key in row if key.startswith(f"{select}_") and not key.endswith("loss")) for row in history
-    ]
+    scores = [_to_minimise(trainee.task, row, select) for row in history]
     return scores[-1] <= min(scores)
 
 
 def _out_of_patience(state: State, trainee: Trainee) -> bool:
-    patience = trainee.recipe.training.patience
-    if not patience or not state.history:
+    training = trainee.recipe.training
+    if not training.patience or not state.history:
         return False
-    scores = [row[f"inner_{trainee.task.headline}"] for row in state.history]
-    return len(scores) - 1 - int(np.argmin(scores)) >= patience
+    watched = "validation" if training.select == "validation" else "inner"
+    scores = [_to_minimise(trainee.task, row, watched) for row in state.history]
+    return len(scores) - 1 - int(np.argmin(scores)) >= training.patience

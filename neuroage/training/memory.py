@@ -109,7 +109,7 @@ def peak_memory(
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
-        fake = _copy_on_cpu(network)
+        fake = copy_on_cpu(network)
     set_recompute(fake, recompute)
     fake.train()
     known = fixed_parts(fake, recipe)
@@ -246,7 +246,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
 
-def _copy_on_cpu(network: nn.Module) -> nn.Module:
+def copy_on_cpu(network: nn.Module) -> nn.Module:
     """Copy a network from any device, with new tensors of the same shapes instead of its own."""
     new: dict[int, Any] = {}
     for tensor in (*network.parameters(), *network.buffers()):

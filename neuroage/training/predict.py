@@ -1,4 +1,4 @@
-"""Ask a run: check and predict the ages of scans that it has not seen, with the baselines beside it."""
+"""Ask a run: check and predict scans that it has not seen, with the baselines beside it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
 
-from neuroage.analysis import Evaluation, evaluate
 from neuroage.cohort import Cohort
 from neuroage.errors import InfeasibleError, RefusedError
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.store import Store, StoredVolume, listed, prepare_scans
 from neuroage.models.network import Network
-from neuroage.models.tasks import Task
-from neuroage.runs.calibration import apply_calibration, read_calibration
+from neuroage.models.tasks import Task, build_task
+from neuroage.runs.calibration import apply_calibration
+from neuroage.runs.evaluation import AnyEvaluation, evaluate_predictions
+from neuroage.runs.label_calibration import apply_label_calibration
 from neuroage.runs.predictions import average_members
 from neuroage.runs.run import Run
-from neuroage.training.baselines import Ridge, baseline_tables
+from neuroage.training.baselines import baselines_for, blend
 from neuroage.training.check import Finding, find_concerns
 from neuroage.training.inference import complete_leaves, load_network, run_network
 from neuroage.training.observer import Observer
 from neuroage.training.plan import Plan
-from neuroage.training.scoring import blend_with_ridge, predictions_table
+from neuroage.training.scoring import predictions_table
 
 NEAR_YEARS = 5.0  # to each side: how far the nearest training subjects of a prediction may be and still say much
 
@@ -34,9 +35,9 @@ class Answer:
     """Predictions of a run.
 
     Attributes:
-        table: One row a scan: scan_id, subject_id, age (NaN where unknown), predicted_age (NaN where refused), gap, and
-            what `add_findings` adds.
-        baselines: The same scans predicted by the mean training age and by ridge: name → table.
+        table: One row a scan: scan_id, subject_id; of ages: age (NaN where unknown), predicted_age (NaN where refused)
+            and gap; of labels: `target_…` where known and `probability_…`; and what `add_findings` adds.
+        baselines: The same scans predicted by the baselines: name → table.
         failures: scan_id → why it could not be read.
     """
 
@@ -56,11 +57,11 @@ def predict(
 ) -> Answer:
     """Check every scan of a cohort against the run's input contract and predict it; members are averaged.
 
-    A scan whose prediction would be meaningless (verdict `refuse`) stays in the table without a predicted age.
+    A scan whose prediction would be meaningless (verdict `refuse`) stays in the table without a prediction.
 
     Args:
         run: A complete run.
-        cohort: Scans of the run's modality; ages may be missing.
+        cohort: Scans of the run's modality; ages and labels may be missing.
         store: Prepared volumes; the user's cache folder when None.
         max_failed_share: Share of scans that may fail to be read.
         force: Predict refused scans too; their verdict and concerns stay.
@@ -97,16 +98,16 @@ def predict(
     observer.stage(f"Predicting with {len(leaves)} network{'s' * (len(leaves) > 1)}")
     volumes = [prepared.volumes[scan_id] for scan_id in rows.index]
     tables = []
-    baselines: dict[str, list[pd.DataFrame]] = {"mean": [], "ridge": []}
+    baselines: dict[str, list[pd.DataFrame]] = {}
     for number, leaf in enumerate(leaves):
         table = predict_volumes(leaf, rows, volumes, first if number == 0 else None)
-        ridge_ages = Ridge.load(leaf.ridge_path).predict(volumes)
-        for name, baseline in baseline_tables(table, leaf.contract.age_years[1], ridge_ages).items():
-            baselines[name].append(baseline)
-        tables.append(blend_with_ridge(table, ridge_ages, leaf.recipe.predict.ridge_share))
+        beside = baselines_for(leaf.target).load(leaf).tables(table, volumes)
+        for name, baseline in beside.items():
+            baselines.setdefault(name, []).append(baseline)
+        tables.append(blend(table, [*beside.values()][-1], leaf.recipe.predict.ridge_share))
     table = average_members(tables)
-    table["gap"] = table["predicted_age"] - table["age"]
-    table = apply_calibration(add_findings(table, everyone, findings, run, trained_on), run)
+    apply = apply_calibration if run.target["kind"] == "age" else apply_label_calibration
+    table = apply(add_findings(table, everyone, findings, run, trained_on), run)
     return Answer(table, {name: average_members(parts) for name, parts in baselines.items()}, prepared.failures)
 
 
@@ -135,7 +136,7 @@ def predict_volumes(
 
     Args:
         run: A single training.
-        rows: One row a scan: scan_id, subject_id, set, age.
+        rows: One row a scan: scan_id, subject_id, set, and targets where they are known.
         volumes: Prepared with the run's recipe, in the order of the rows.
         loaded: What `load_network` gave, where it is at hand.
     """
@@ -165,59 +166,76 @@ def add_findings(
         trained_on: Subjects that it has learnt from.
 
     Returns:
-        One row for each of `everyone`, with `verdict`, `concerns` (words), `outside_ages` (the prediction lies outside
-        of the training ages), `far_from_training` (distance to the nearest training scans in the network's features, 1
-        is usual), `n_training_near` (training subjects within 5 years of the predicted age) and `trained_on` (the run
-        has learnt from this subject).
+        One row for each of `everyone`, with `verdict`, `concerns` (words), `far_from_training` (distance to the nearest
+        training scans in the network's features, 1 is usual), `trained_on` (the run has learnt from this subject) and,
+        for ages, what `place_among_ages` adds.
     """
     missing = everyone.loc[~everyone.index.isin(table["scan_id"])].reset_index(drop=True)
     kept = [column for column in table.columns if column in missing.columns]
     table = pd.concat([table, missing[kept]], ignore_index=True) if len(missing) else table
     table = table.set_index("scan_id", drop=False).loc[list(everyone.index)].reset_index(drop=True)
-    contract = complete_leaves(run)[0].contract
-    youngest, _, oldest = contract.age_years
-    predicted = table["predicted_age"]
+    found = [findings[scan_id] for scan_id in table["scan_id"]]
+    table = table.assign(
+        verdict=[finding.verdict for finding in found],
+        concerns=["; ".join(map(str, finding.concerns)) for finding in found],
+        far_from_training=[finding.measures.get("features", np.nan) for finding in found],
+        trained_on=table["subject_id"].isin(trained_on),
+    )
+    return place_among_ages(table, run, trained_on) if run.target["kind"] == "age" else table
+
+
+def place_among_ages(table: pd.DataFrame, run: Run, trained_on: set[str]) -> pd.DataFrame:
+    """Say where predicted ages lie among the training ages, and warn of those outside of them.
+
+    Args:
+        table: Predictions with `predicted_age`, `verdict` and `concerns`.
+        run, trained_on: As in `add_findings`.
+
+    Returns:
+        The table with `gap`, `outside_ages` (the prediction lies outside of the training ages) and `n_training_near`
+        (training subjects within 5 years of it).
+    """
+    youngest, _, oldest = complete_leaves(run)[0].contract.age_years
+    predicted, ages = table["predicted_age"], training_ages(run, trained_on)
     outside = predicted.notna() & ~predicted.between(youngest, oldest)
     said = f"predicted age outside the training ages ({youngest:.0f} to {oldest:.0f} years)"
-    words = [
-        "; ".join([*map(str, findings[scan_id].concerns), *([said] if beyond else [])])
-        for scan_id, beyond in zip(table["scan_id"], outside, strict=True)
-    ]
-    verdicts = [findings[scan_id].verdict for scan_id in table["scan_id"]]
-    ages = training_ages(run, trained_on)
-    near = [int((np.abs(ages - age) <= NEAR_YEARS).sum()) if age == age else 0 for age in predicted]
+    words = ["; ".join(filter(None, [c, said * bool(o)])) for c, o in zip(table["concerns"], outside, strict=True)]
     return table.assign(
-        verdict=["warn" if v == "ok" and beyond else v for v, beyond in zip(verdicts, outside, strict=True)],
+        gap=predicted - table["age"],
+        verdict=table["verdict"].mask((table["verdict"] == "ok") & outside, "warn"),
         concerns=words,
         outside_ages=outside,
-        far_from_training=[findings[scan_id].measures.get("features", np.nan) for scan_id in table["scan_id"]],
-        n_training_near=near,
-        trained_on=table["subject_id"].isin(trained_on),
+        n_training_near=[int((np.abs(ages - age) <= NEAR_YEARS).sum()) if age == age else 0 for age in predicted],
     )
 
 
 def evaluate_on(
     run: Run, cohort: Cohort, *, store: Store | None = None, observer: Observer | None = None
-) -> tuple[Evaluation, Answer]:
-    """Score a run on a cohort with ages, leaving out every subject that it was trained on.
+) -> tuple[AnyEvaluation, Answer]:
+    """Score a run on a cohort with ages or labels, leaving out every subject that it was trained on.
 
     Args:
         run: A complete run.
-        cohort: Scans of the run's modality; those without age are left out.
+        cohort: Scans of the run's modality; those without age or label are left out.
         store, observer: As in `predict`.
 
     Returns:
-        The evaluation, with mean and ridge beside the network, and the predictions behind it.
+        The evaluation, with the baselines beside the network, and the predictions behind it.
 
     Raises:
         RefusedError: The run was trained on every subject of the cohort.
-        InfeasibleError: No scan has an age.
+        InfeasibleError: No scan has an age, or a label.
     """
     observer = observer or Observer()
     trained_on = subjects_trained_on(run)
-    table = cohort.table.dropna(subset=["age"])
+    table = cohort.table[task_of(run).known(cohort.table)]
     if table.empty:
-        raise InfeasibleError("No scan of this cohort has an age", fix="`neuroage predict` needs none.")
+        raise InfeasibleError(
+            "No scan of this cohort has an age"
+            if run.target["kind"] == "age"
+            else "No scan of this cohort has a label",
+            fix="`neuroage predict` needs none.",
+        )
     seen = table["subject_id"].isin(trained_on)
     if seen.all():
         raise RefusedError(
@@ -227,17 +245,17 @@ def evaluate_on(
     if seen.any():
         observer.note(f"{table.loc[seen, 'subject_id'].nunique()} subjects were left out: the run was trained on them.")
     answer = predict(run, cohort.select(scan_ids=table.loc[~seen, "scan_id"].tolist()), store=store, observer=observer)
-    about = run.about
-    scored = answer.table[answer.table["predicted_age"].notna()]  # refused scans have none
-    evaluation = evaluate(
-        scored,
-        answer.baselines,
-        sets=("new",),
-        name=run.recipe.modality,
-        meta={"selected_on": about.get("selected_on")},
-        calibration=read_calibration(run),
-    )
-    return evaluation, answer
+    answered = [name for name in answer.table.columns if str(name).startswith(("predicted_age", "probability_"))]
+    scored = answer.table[answer.table[answered[0]].notna()]  # refused scans have no answer
+    return evaluate_predictions(run, scored, answer.baselines, ("new",)), answer
+
+
+def task_of(run: Run) -> Task:
+    """Give the task of a run, with what it learnt from the training scans."""
+    leaf = complete_leaves(run)[0]
+    task = build_task(leaf.recipe)
+    task.restore(leaf.about["task"])
+    return task
 
 
 def subjects_trained_on(run: Run) -> set[str]:

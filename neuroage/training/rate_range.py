@@ -194,7 +194,9 @@ def _loss(trainee: Trainee, network: nn.Module, images: Tensor, targets: Tensor)
 def _steps(trainee: Trainee) -> Iterator[tuple[int, int, Step]]:
     epoch = 0
     while True:
-        for number, step in enumerate(plan_steps(trainee.recipe, trainee.train.ages, epoch)):
+        for number, step in enumerate(
+            plan_steps(trainee.recipe, len(trainee.train), epoch, weights=trainee.train.weights)
+        ):
             yield epoch, number, step
         epoch += 1
 

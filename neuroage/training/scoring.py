@@ -1,4 +1,4 @@
-"""From outputs to what a person reads: the predictions table, the blend with ridge, figures and page."""
+"""From outputs to what a person reads: the predictions table, with the baselines beside it, figures and page."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
 
-from neuroage.analysis import loss_curves, write_evaluation
+from neuroage.analysis import loss_curves
+from neuroage.errors import InfeasibleError
 from neuroage.imaging.batches import VolumeSet
 from neuroage.models.network import Network
 from neuroage.models.tasks import Task
-from neuroage.runs.evaluation import evaluate_held_out
+from neuroage.runs.evaluation import evaluate_held_out, write_pages
 from neuroage.runs.run import Run, now
-from neuroage.training.baselines import baseline_tables, fit_ridge
+from neuroage.training.baselines import baselines_for, blend
 from neuroage.training.check import make_contract
 from neuroage.training.checkpoint import save_checkpoint
 from neuroage.training.inference import run_network
@@ -45,13 +46,13 @@ def score(job: Job, fabric: Fabric, network: Network) -> None:
         run.weights_path, {"network": network.state_dict()}, {"recipe": recipe.digest, "task": task.state()}
     )
     table = predictions_table(scored, task, outputs, fold=run.about["fold"], member=run.about["member"])
-    ages = training_rows["age"].to_numpy(dtype=float)
     training_volumes = job.volumes("train", "inner")
-    ridge = fit_ridge(training_volumes, ages, recipe.prepare.spacing, subjects=training_rows["subject_id"].tolist())
-    ridge.save(run.ridge_path)
-    ridge_ages = ridge.predict(job.volumes(*SCORED))
-    run.save_baselines(baseline_tables(table, float(ages.mean()), ridge_ages))
-    run.save_predictions(blend_with_ridge(table, ridge_ages, recipe.predict.ridge_share))
+    baselines = baselines_for(task.target).fit(training_volumes, training_rows, recipe, task)
+    baselines.save(run)
+    beside = baselines.tables(table, job.volumes(*SCORED))
+    run.save_baselines(beside)
+    run.save_predictions(blend(table, [*beside.values()][-1], recipe.predict.ridge_share))
+    ages = training_rows["age"].dropna().to_numpy(dtype=float)
     make_contract(run, fabric, network, training_volumes, ages, n_at_once)
     record_selftest(run, fabric, network, task)
     selected_on = SELECTED_ON.get(recipe.training.select, "validation")
@@ -65,31 +66,22 @@ def predictions_table(rows: pd.DataFrame, task: Task, outputs: Any, *, fold: int
     """Make a predictions table.
 
     Args:
-        rows: Scans with scan_id, subject_id, set and the task's target columns.
+        rows: Scans with scan_id, subject_id, set, and the targets where they are known.
         task: Decodes the outputs.
         outputs: Of the network, (n_scans, n_outputs).
         fold, member: Which training predicted.
     """
-    columns = ["scan_id", "subject_id", "set", *task.target_columns]
+    columns = [name for name in ("scan_id", "subject_id", "group", "set") if name in rows.columns]
     decoded = {name: values.cpu().numpy().astype(float) for name, values in task.decode(outputs).items()}
-    return rows[columns].reset_index(drop=True).assign(fold=fold, member=member, **decoded)
+    about = {**_targets(task, rows), "fold": fold, "member": member, **decoded}
+    return pd.concat([rows[columns].reset_index(drop=True), pd.DataFrame(about, index=range(len(rows)))], axis=1)
 
 
-def blend_with_ridge(table: pd.DataFrame, ridge_ages: np.ndarray, share: float) -> pd.DataFrame:
-    """Average the network with ridge regression: two models of different kind err on different people.
-
-    Args:
-        table: Predictions of the network.
-        ridge_ages: What ridge predicts for the same scans, years, shape (n_scans,).
-        share: Weight of ridge, 0 to 1; the recipe's, fixed before training.
-
-    Returns:
-        The table with the blend as `predicted_age` and the network's own as `predicted_age_network`; unchanged for 0.
-    """
-    if share == 0:
-        return table
-    own = table["predicted_age"]
-    return table.assign(predicted_age=(1 - share) * own + share * ridge_ages, predicted_age_network=own)
+def _targets(task: Task, rows: pd.DataFrame) -> dict[str, Any]:
+    try:
+        return task.targets(rows)
+    except InfeasibleError:  # new scans need no labels
+        return {}
 
 
 def write_run_pages(run: Run) -> None:
@@ -97,7 +89,7 @@ def write_run_pages(run: Run) -> None:
     histories = [leaf.history for leaf in run.leaves]
     if len(histories) == 1 and not histories[0].empty:
         baseline = next(
-            (float(histories[0][key].iloc[-1]) for key in histories[0] if str(key).startswith("baseline_mean_")), None
+            (float(values.iloc[-1]) for name, values in histories[0].items() if "baseline" in str(name)), None
         )
         loss_curves(histories[0], run.curve_path, baseline_mae=baseline)
-    write_evaluation(evaluate_held_out(run), run.folder)
+    write_pages(evaluate_held_out(run), run.folder)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroage.errors import UsageError
-from neuroage.imaging.batches import age_weights, plan_epoch
+from neuroage.imaging.batches import plan_epoch
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.seeds import child_seed
 from neuroage.training.mixup import draw_mixture
@@ -36,21 +36,29 @@ class Step:
     n_all: int
 
 
-def plan_steps(recipe: Recipe, ages: np.ndarray, epoch: int, *, rank: int = 0, n_processes: int = 1) -> list[Step]:
+def plan_steps(
+    recipe: Recipe,
+    n_scans: int,
+    epoch: int,
+    *,
+    weights: np.ndarray | None = None,
+    rank: int = 0,
+    n_processes: int = 1,
+) -> list[Step]:
     """Plan one epoch.
 
     Args:
-        recipe: Its seed, batch size (of all processes together), age balance and mixup.
-        ages: Years of the training scans, shape (n_scans,).
+        recipe: Its seed, batch size (of all processes together) and mixup.
+        n_scans: Training scans.
         epoch: From 0.
+        weights: How often each is wanted, shape (n_scans,); None: once.
         rank, n_processes: Which part.
 
     Raises:
         UsageError: A batch has fewer scans than there are processes.
     """
-    training, balance = recipe.training, recipe.training.age_balance
-    weights = age_weights(ages, balance) if balance else None
-    batches = plan_epoch(len(ages), int(training.batch_size), child_seed(recipe.seed, "order", epoch), weights)
+    batch_size = int(recipe.training.batch_size)
+    batches = plan_epoch(n_scans, batch_size, child_seed(recipe.seed, "order", epoch), weights)
     if min(map(len, batches)) < n_processes:
         raise UsageError(
             f"a step has {min(map(len, batches))} scans for {n_processes} processes",

@@ -97,7 +97,7 @@ def train(
     if not Run(out).exists:  # what is continued has taken over what it needed
         check_parent(recipe, table.loc[table["set"] != "train", "subject_id"].tolist(), fold, part)
         if recipe.finetune.init_from is None:
-            ready_weights(recipe.backbone.name, recipe.backbone.options.get("weights"), observer.note)
+            ready_weights(recipe.backbone.name, recipe.backbone.options, observer.note)
     fabric, is_new = make_fabric("fp32"), not Run(out).exists
     if fabric.is_global_zero:
         _open_or_create(recipe, chosen, split, Path(out), fold, part, member, resume)
@@ -109,7 +109,7 @@ def train(
         observer.stage(f"Preparing {len(table)} scans")
         scans = chosen.select(scan_ids=list(table.index)).scans()
         prepared = _prepare(fabric, scans, recipe.prepare, store or Store(), max_failed_share, observer)
-        table = with_inner_set(table[table.index.isin(prepared.volumes)], recipe)
+        table = with_inner_set(table[table.index.isin(prepared.volumes)], recipe, task)
         _refuse_too_few(table, recipe)
         job = Job(recipe, task, table, prepared, run, augmentation or build_augmentation(recipe), observer)
         fabric, kept = learn(job)
@@ -167,7 +167,8 @@ def scans_in_sets(cohort: Cohort, split: Split, fold: int, task: Task) -> pd.Dat
     table = cohort.table.set_index("scan_id", drop=False)
     sets = split.sets(fold)
     table = table.assign(set=table["subject_id"].map(sets))
-    table = table[table["set"].isin(["train", *SCORED])].dropna(subset=list(task.target_columns))
+    table = table[table["set"].isin(["train", *SCORED])]
+    table = table[task.known(table)]
     if table.empty:
         raise InfeasibleError(
             "No subject of the split has a scan of this modality with a target",
@@ -190,15 +191,33 @@ def without_part(table: pd.DataFrame, cohort: Cohort, split: Split, part: Part |
     return table.assign(set=table["set"].mask(left_out, "out_of_fold"))
 
 
-def with_inner_set(table: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
-    """Hold out the recipe's `inner_fraction` of the training subjects, age-stratified, as set `inner`."""
+def with_inner_set(table: pd.DataFrame, recipe: Recipe, task: Task) -> pd.DataFrame:
+    """Hold out the recipe's `inner_fraction` of the training subjects, stratified by age or label, as set `inner`."""
     fraction = recipe.training.inner_fraction
     if not fraction:
         return table
     train = table[table["set"] == "train"].reset_index(drop=True)
-    inner = stratified_age_split(train, n_validation=fraction, seed=child_seed(recipe.seed, "inner") % 2**31)
-    held_out = set(inner.subjects("validation"))
+    held_out = hold_out(train, fraction, task, child_seed(recipe.seed, "inner") % 2**31)
     return table.assign(set=table["set"].mask((table["set"] == "train") & table["subject_id"].isin(held_out), "inner"))
+
+
+def hold_out(table: pd.DataFrame, share: float, task: Task, seed: int) -> set[str]:
+    """Choose a share of the subjects of a table, with the same mix of ages or labels as the others.
+
+    Args:
+        table: One row a scan.
+        share: Of the subjects, above 0 and below 1.
+        task: Says along what is stratified.
+        seed: Same seed, same subjects.
+    """
+    strata = task.strata(table)
+    if "age" in strata.columns:
+        return set(stratified_age_split(table, n_validation=share, seed=seed).subjects("validation"))
+    from neuroage.cohort.grouped import grouped_split
+
+    others = [name for name in table.columns if name != "label" and not str(name).startswith("label_")]
+    made = grouped_split(Cohort(pd.concat([table[others], strata], axis=1)), validation=share, test=0, seed=seed)
+    return set(made.subjects("validation"))
 
 
 def _refuse_too_few(table: pd.DataFrame, recipe: Recipe) -> None:

@@ -150,3 +150,38 @@ def test_a_failed_writing_leaves_the_old_table(cohort: Cohort, tmp_path: Path, m
     with pytest.raises(OSError, match="disk full"):
         cohort.to_csv(path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["cohort.csv"]
+
+
+def test_a_sample_is_seeded_and_keeps_the_order() -> None:
+    cohort = Cohort(pd.DataFrame({"subject_id": [f"s{k:02d}" for k in range(50)]}))
+    drawn = cohort.sample(10, seed=3).table.subject_id.tolist()
+    assert drawn == cohort.sample(10, seed=3).table.subject_id.tolist() == sorted(set(drawn))
+    assert len(drawn) == 10 and drawn != cohort.sample(10, seed=4).table.subject_id.tolist()
+    assert cohort.sample(50).digest == cohort.digest
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_a_sample_larger_than_the_cohort_is_refused(n: int) -> None:
+    with pytest.raises(UsageError, match="expected 1 to 2"):
+        Cohort(pd.DataFrame({"subject_id": ["a", "b"]})).sample(n)
+
+
+def test_a_cohort_that_names_no_modality_is_not_filtered_by_one() -> None:
+    table = pd.DataFrame({"subject_id": ["a", "b"]})
+    assert len(Cohort(table).select(modality="xray")) == 2
+    with pytest.raises(UsageError, match="no scan of modality"):
+        Cohort(table.assign(modality=["t1", ""])).select(modality="xray")
+
+
+def test_labels_are_named_without_their_prefix() -> None:
+    table = pd.DataFrame(
+        {"subject_id": ["a"], "label_Edema": [1], "label": "x", "labels": "y", "label_Pleural fluid": [0]}
+    )
+    assert Cohort(table).labels == ["Edema", "Pleural fluid"]
+
+
+def test_the_digest_of_a_table_without_labels_stays_what_it_was() -> None:
+    table = pd.DataFrame(
+        {"subject_id": ["a", "b"], "modality": "t1", "age": [30.5, np.nan], "site": ["x", ""], "CDR": [0.5, 1]}
+    )
+    assert Cohort(table).digest.startswith("60e843d112f6b8a6")

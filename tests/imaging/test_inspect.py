@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from neuroage.imaging.inspect import Template, coarse_cube, describe_turn, left_right_symmetry, measure_native
+from neuroage.imaging.inspect import measure_native
 from neuroage.imaging.phantom_mistakes import phantom_scan
 from neuroage.imaging.read import Volume
+from neuroage.imaging.template import Template, coarse_cube, describe_turn, left_right_symmetry
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +66,10 @@ def test_few_values_are_counted(brains: list[Volume]) -> None:
 def test_a_turned_brain_is_found_and_named(brains: list[Volume], turn: object, words: str) -> None:
     cubes = np.stack([coarse_cube(volume.data, volume.spacing_mm) for volume in same_grid(brains)])
     template = Template(cubes[:4])
-    likeness, gain, _ = template.compare(cubes[4])
-    assert likeness > 0.8 and gain < -0.02
-    wrong, gain, found = template.compare(turn(cubes[4]))  # type: ignore[operator]
-    assert wrong < likeness and gain > 0.02
-    assert found == words
+    right, wrong = template.compare(np.stack([cubes[4], turn(cubes[4])]))  # type: ignore[operator]
+    assert right.likeness > 0.8 and right.turned < -0.02
+    assert wrong.likeness < right.likeness and wrong.turned > 0.02
+    assert wrong.turn == words
 
 
 def same_grid(volumes: list[Volume]) -> list[Volume]:
@@ -86,7 +86,7 @@ def same_grid(volumes: list[Volume]) -> list[Volume]:
 
 def test_exchanging_left_and_right_cannot_be_told(brains: list[Volume]) -> None:
     cubes = np.stack([coarse_cube(volume.data, volume.spacing_mm) for volume in same_grid(brains)])
-    assert Template(cubes[:4]).compare(cubes[4][::-1])[1] < 0
+    assert Template(cubes[:4]).compare(cubes[4:, ::-1])[0].turned < 0
     assert left_right_symmetry(cubes[4]) > 0.9
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from neuroage.errors import UsageError
-from neuroage.models.backbones import backbone_builder, backbone_summary, backbones
+from neuroage.models.backbones import backbone_builder, backbone_summary, backbones, spatial_dims_of
 from neuroage.models.network import build_network, initialise
 from neuroage.runs.recipe import Recipe
 
@@ -17,6 +17,7 @@ SMALL = {
     "densenet": {"growth_rate": 2},
     "highresnet": {"depth": 4},
 }
+VOLUME_BACKBONES = [name for name in backbones() if 3 in spatial_dims_of(name)]
 
 
 def network(name: str, spatial_dims: int = 3, n_outputs: int = 2, **changes: object) -> nn.Module:
@@ -30,7 +31,7 @@ def test_the_families_of_the_field_are_there() -> None:
     assert all(backbone_summary(name).endswith(".") for name in backbones())
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 @pytest.mark.parametrize("shape", [(16, 16, 16), (17, 24, 9), (33, 20)])
 def test_any_input_size_gives_finite_outputs_of_the_right_shape(name: str, shape: tuple[int, ...]) -> None:
     net = network(name, spatial_dims=len(shape)).eval()
@@ -44,7 +45,7 @@ def test_any_input_size_gives_finite_outputs_of_the_right_shape(name: str, shape
     assert torch.isfinite(outputs).all()
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 def test_every_weight_receives_a_gradient(name: str) -> None:
     net = network(name)
     net(torch.randn(4, 1, 16, 16, 16)).square().sum().backward()
@@ -52,14 +53,14 @@ def test_every_weight_receives_a_gradient(name: str) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name: str) -> None:
     first, second, other = (network(name, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 def test_pretrained_weights_that_do_not_exist_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=name):
         backbone_builder(name)(spatial_dims=3, in_channels=1, weights="imagenet")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroage.errors import UsageError
-from neuroage.models.backbones import backbones
+from neuroage.models.backbones import backbones, spatial_dims_of
 from neuroage.models.freezing import (
     HEAD,
     MOST_STAGES,
@@ -36,6 +36,7 @@ SMALL = {
     "resnet": {"width": 0.125},
     "densenet": {"growth_rate": 2},
 }
+VOLUME_BACKBONES = [name for name in backbones() if 3 in spatial_dims_of(name)]
 
 
 def make(name: str = "cnn", **changes: Any) -> tuple[Network, Recipe]:
@@ -49,7 +50,7 @@ def flags(finetune: dict[str, Any], epoch: int = 0, name: str = "cnn") -> list[b
 
 
 @pytest.mark.parametrize("pool", ["average", "attention"])
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 def test_every_parameter_is_in_exactly_one_stage(name: str, pool: str) -> None:
     network, _ = make(name, pool=pool)
     stages = stages_of(network)
@@ -59,7 +60,7 @@ def test_every_parameter_is_in_exactly_one_stage(name: str, pool: str) -> None:
     assert all(stage.n_parameters for stage in stages)
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 def test_depth_runs_from_the_input_to_the_head_in_a_few_named_stages(name: str) -> None:
     stages = stages_of(make(name)[0])
     depths = [stage.depth for stage in stages]
@@ -69,7 +70,7 @@ def test_depth_runs_from_the_input_to_the_head_in_a_few_named_stages(name: str) 
     assert stages[-1].name == HEAD
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 def test_stages_are_passed_in_their_order(name: str) -> None:
     network, _ = make(name)
     passed: list[str] = []
@@ -80,7 +81,7 @@ def test_stages_are_passed_in_their_order(name: str) -> None:
     assert list(dict.fromkeys(passed)) == [stage.name for stage in stages_of(network)]
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_frozen_stages_keep_every_number_while_the_others_learn(name: str, share: float) -> None:
     network, recipe = make(name, finetune={"freeze": share})
@@ -208,7 +209,7 @@ def test_a_plain_row_of_layers_is_one_stage_and_norms_belong_to_what_stands_befo
     assert set(stages[0].modules) == {network.backbone.first_norm, network.backbone.stem, network.backbone.norm}
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_recomputation_and_freezing_go_together(name: str, share: float) -> None:
     gradients = []

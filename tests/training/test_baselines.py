@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.ndimage import gaussian_filter
 
-from neuroage.training.baselines import Features, Ridge, _errors_left_out, fit_ridge
+from neuroage.training.baselines.ridge import Features, Ridge, _errors_left_out, fit_ridge
 
 SPACING = (4.0, 4.0, 4.0)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroage.models.backbones import backbones
+from neuroage.models.backbones import backbones, spatial_dims_of
 from neuroage.models.network import build_network
 from neuroage.runs.recipe import Recipe
 from neuroage.training.description import describe_network, empty_network, forward_flops
+
+VOLUME_BACKBONES = [name for name in backbones() if 3 in spatial_dims_of(name)]
 
 
 def recipe(name: str = "cnn", **changes: object) -> Recipe:
@@ -17,7 +19,7 @@ def recipe(name: str = "cnn", **changes: object) -> Recipe:
     return Recipe.from_dict({**options, **changes})
 
 
-@pytest.mark.parametrize("name", backbones())
+@pytest.mark.parametrize("name", VOLUME_BACKBONES)
 def test_every_backbone_is_described_without_making_it(name: str) -> None:
     made = recipe(name)
     described = describe_network(made)

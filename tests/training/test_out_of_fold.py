@@ -182,7 +182,7 @@ def test_a_members_weights_know_nothing_of_the_part_that_it_leaves_out(
     true, other = (load_checkpoint(run.weights_path)[0]["network"] for run in runs)
     assert all(torch.equal(true[name], other[name]) for name in true)
     assert runs[0].about["task"] == runs[1].about["task"]
-    assert runs[0].ridge_path.read_bytes() == runs[1].ridge_path.read_bytes()
+    assert runs[0].linear_path.read_bytes() == runs[1].linear_path.read_bytes()
     first, second = (run.predictions.set_index("scan_id") for run in runs)
     same = first["set"] == "validation"
     assert first.loc[same, "predicted_age"].equals(second.loc[same, "predicted_age"])

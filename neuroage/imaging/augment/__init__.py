@@ -67,7 +67,7 @@ def parse_steps(entries: Iterable[Mapping[str, Any] | Step]) -> list[Step]:
 
     Example:
         >>> parse_steps([{"step": "flip", "p": 0.5}])
-        [Flip(step='flip', p=0.5, axes=[0])]
+        [Flip(step='flip', p=0.5, axes=None)]
     """
     steps, problems = [], []
     for number, entry in enumerate(entries):

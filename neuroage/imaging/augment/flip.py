@@ -12,29 +12,33 @@ from neuroage.errors import DataError
 from neuroage.imaging.augment.step import Parameters, SpatialStep
 
 
+LEFT_RIGHT = {3: 0, 2: 1}  # the axis from side to side, by the number of axes
+
+
 class Flip(SpatialStep):
-    """Mirror a scan. In RAS+ volumes the first axis is left–right, along which brains look alike."""
+    """Mirror a scan or picture: left–right unless other axes are named, along which brains look alike."""
 
     step: Literal["flip"] = "flip"
     p: float = Field(default=0.5, ge=0, le=1)
     """Probability that a scan is flipped along every axis in `axes`."""
-    axes: list[int] = Field(default=[0], min_length=1)
-    """Spatial axes: 0 is left–right in RAS+ volumes; images (H, W) are mirrored left–right along 1."""
+    axes: list[int] | None = Field(default=None, min_length=1)
+    """Spatial axes; null is left–right: the first axis of volumes (RAS+), the columns (axis 1) of pictures."""
 
     @field_validator("axes")
     @classmethod
-    def _known_axes(cls, axes: list[int]) -> list[int]:
+    def _known_axes(cls, axes: list[int] | None) -> list[int] | None:
+        if axes is None:
+            return None
         if any(axis not in (0, 1, 2) for axis in axes) or len(set(axes)) != len(axes):
             raise ValueError(f"axes {axes} cannot be; write different numbers out of 0, 1, 2")
         return sorted(axes)
 
     def draw(self, rng: np.random.Generator, shape: Sequence[int]) -> Parameters:
         """Draw nothing further: a flipped scan is flipped along the axes named."""
-        if self.axes[-1] >= len(shape):
-            raise DataError(
-                f"axis {self.axes[-1]} cannot be flipped in {len(shape)} dimensions", expected="axes from 0 up"
-            )
-        return {"axes": list(self.axes)}
+        axes = [LEFT_RIGHT[len(shape)]] if self.axes is None else list(self.axes)
+        if axes[-1] >= len(shape):
+            raise DataError(f"axis {axes[-1]} cannot be flipped in {len(shape)} dimensions", expected="axes from 0 up")
+        return {"axes": axes}
 
     def matrix(self, parameters: Parameters, shape: Sequence[int]) -> np.ndarray:
         """Give the homogeneous matrix from output to input voxel indices."""

@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -22,20 +23,42 @@ class Task(Protocol):
     """What the engine needs to know of a target.
 
     Attributes:
-        headline: Name of the metric that training reports and selects by.
-        target_columns: Columns of the cohort that hold the target; scans without them are not trained on.
+        headline: Name of the metric that training reports, selects by and stops by.
+        higher_is_better: Whether a larger headline metric is a better one.
+        running: Name of what `errors` gives the mean of, logged while it trains.
+        target: What is predicted, JSON-ready, kept with the run: `{"kind": "age"}`, or for labels `kind` (binary,
+            multiclass, multilabel) and `labels`, their names; known after `fit`.
         n_outputs: Outputs of the network a scan; known after `fit`.
+        tolerance: By how much a prediction may differ on another machine and still be the same.
     """
 
     headline: str
-    target_columns: tuple[str, ...]
+    higher_is_better: bool
+    running: str
     n_outputs: int
+    tolerance: float
+
+    @property
+    def target(self) -> dict[str, Any]:
+        """See above."""
+
+    def known(self, table: pd.DataFrame) -> pd.Series:
+        """Whether each scan of a cohort has a target, boolean, shape (n_scans,)."""
 
     def fit(self, table: pd.DataFrame) -> None:
-        """Learn constants (mean, range) from the training scans alone."""
+        """Learn constants (mean, range, class names) from the training scans alone."""
 
     def encode(self, table: pd.DataFrame) -> Tensor:
-        """Targets of scans, shape (n_scans, …), in the form that `loss` takes."""
+        """Targets of scans, shape (n_scans, …), float32, in the form that `loss` takes."""
+
+    def targets(self, table: pd.DataFrame) -> dict[str, Any]:
+        """Targets of scans as columns of the predictions table, each of shape (n_scans,)."""
+
+    def strata(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The columns along which scans are dealt evenly where some are held back: ages or labels."""
+
+    def draw_weights(self, table: pd.DataFrame, age_balance: float) -> np.ndarray | None:
+        """How often each training scan is wanted an epoch, shape (n_scans,); None: each once."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss over a batch: outputs (B, n_outputs), targets (B, …) → scalar."""
@@ -44,10 +67,16 @@ class Task(Protocol):
         """Outputs (B, n_outputs) → columns of the predictions table, each of shape (B,)."""
 
     def errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What the headline metric is the mean of, shape (B,)."""
+        """What is logged while it trains, shape (B,): years off, or the share of wrong labels."""
+
+    def score(self, outputs: Tensor, targets: Tensor) -> float:
+        """Headline metric over all scans of a set; NaN where it is not defined."""
 
     def baseline(self, table: pd.DataFrame) -> float:
         """Headline metric of the best constant prediction learnt in `fit`, on these scans."""
+
+    def example(self, n_scans: int) -> pd.DataFrame:
+        """Make up a table that the task can be fitted on, to time a training before there is a cohort."""
 
     def state(self) -> dict[str, Any]:
         """Constants learnt in `fit`, JSON-ready."""
@@ -73,7 +102,11 @@ def check_task(recipe: Recipe) -> list[Problem]:
         kind = _task_class(recipe.task.name)
     except UsageError as error:
         return [Problem("task.name", str(error))]
-    return check_options(kind, recipe.task.options, "task")[1]
+    problems = check_options(kind, recipe.task.options, "task")[1]
+    if not problems and recipe.training.age_balance and recipe.task.options.get("imbalance", "none") != "none":
+        said = "imbalance and training.age_balance at once: scans would be balanced twice; keep one"
+        problems = [Problem("task.imbalance", said)]
+    return problems
 
 
 def build_task(recipe: Recipe) -> Task:

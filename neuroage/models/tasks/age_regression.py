@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuroage.models.tasks._ages import AgeTask
 
-class AgeRegression:
+
+class AgeRegression(AgeTask):
     """Regress age in years.
 
     Args:
@@ -20,8 +21,6 @@ class AgeRegression:
         standardise: Outputs are (age − mean) / standard deviation of the training ages; else years.
     """
 
-    headline = "mae"
-    target_columns = ("age",)
     n_outputs = 1
 
     def __init__(
@@ -31,7 +30,7 @@ class AgeRegression:
         huber_width: Annotated[float, Field(gt=0)] = 0.25,
     ) -> None:
         self.loss_name, self.standardise, self.huber_width = loss, standardise, huber_width
-        self.mean, self.std, self.centre = 0.0, 1.0, 0.0
+        self.mean, self.std = 0.0, 1.0
 
     def fit(self, table: pd.DataFrame) -> None:
         """Learn mean, standard deviation and centre of the training ages (years)."""
@@ -39,10 +38,6 @@ class AgeRegression:
         self.centre = float(ages.mean())
         if self.standardise:
             self.mean, self.std = float(ages.mean()), float(ages.std()) or 1.0
-
-    def encode(self, table: pd.DataFrame) -> Tensor:
-        """Ages in years, shape (n_scans,), float32."""
-        return torch.tensor(table["age"].to_numpy(dtype=float), dtype=torch.float32)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in standardised units: outputs (B, 1), targets (B,) in years."""
@@ -54,14 +49,6 @@ class AgeRegression:
     def decode(self, outputs: Tensor) -> dict[str, Tensor]:
         """Outputs (B, 1) → `predicted_age` in years, (B,)."""
         return {"predicted_age": outputs[:, 0].float() * self.std + self.mean}
-
-    def errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Absolute error in years, (B,)."""
-        return (self.decode(outputs)["predicted_age"] - targets).abs()
-
-    def baseline(self, table: pd.DataFrame) -> float:
-        """MAE in years of always predicting the mean training age."""
-        return float((table["age"] - self.centre).abs().mean())
 
     def state(self) -> dict[str, Any]:
         """Mean, standard deviation and centre of the training ages."""

@@ -11,10 +11,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuroage.models.tasks._ages import AgeTask
+
 MARGIN_BINS = 2  # bins beyond the oldest and youngest training age: room for half of a label's width
 
 
-class SoftLabelAge:
+class SoftLabelAge(AgeTask):
     """Classify age into bins with Gaussian soft labels; the prediction is the expected age.
 
     Args:
@@ -24,9 +26,6 @@ class SoftLabelAge:
             null.
     """
 
-    headline = "mae"
-    target_columns = ("age",)
-
     def __init__(
         self,
         bin_years: Annotated[float, Field(gt=0, le=20)] = 1.0,
@@ -34,7 +33,6 @@ class SoftLabelAge:
         age_range: tuple[float, float] | None = None,
     ) -> None:
         self.bin_years, self.sigma_years, self.age_range = bin_years, sigma_years, age_range
-        self.centre = 0.0
         self._set_edges(*(age_range or (0.0, 100.0)))
 
     def _set_edges(self, low: float, high: float) -> None:
@@ -48,10 +46,6 @@ class SoftLabelAge:
         if self.age_range is None:
             margin = MARGIN_BINS * self.bin_years
             self._set_edges(math.floor(ages.min()) - margin, math.ceil(ages.max()) + margin)
-
-    def encode(self, table: pd.DataFrame) -> Tensor:
-        """Ages in years, shape (n_scans,), float32."""
-        return torch.tensor(table["age"].to_numpy(dtype=float), dtype=torch.float32)
 
     def labels(self, ages: Tensor) -> Tensor:
         """Ages (B,) → probability of each bin (B, n_bins): differences of the normal distribution function."""
@@ -72,14 +66,6 @@ class SoftLabelAge:
         expected = probability @ centres
         variance = (probability * (centres[None] - expected[:, None]) ** 2).sum(dim=1)
         return {"predicted_age": expected, "predicted_age_std": variance.sqrt()}
-
-    def errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Absolute error in years, (B,)."""
-        return (self.decode(outputs)["predicted_age"] - targets).abs()
-
-    def baseline(self, table: pd.DataFrame) -> float:
-        """MAE in years of always predicting the mean training age."""
-        return float((table["age"] - self.centre).abs().mean())
 
     def state(self) -> dict[str, Any]:
         """Edges of the bins and the mean training age."""

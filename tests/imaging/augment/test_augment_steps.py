@@ -295,6 +295,27 @@ def test_flips_are_exact_and_twice_is_nothing(shape):
     assert torch.equal(one.apply(flipped, parameters), batch)
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((5, 6, 7), 0), ((5, 6), 1)])
+def test_a_flip_exchanges_left_and_right_unless_other_axes_are_named(shape, axis):
+    batch, one = scans(2, shape), step("flip")
+    assert torch.equal(one.apply(batch, drawn(one, 2, shape)), batch.flip(axis + 2))
+
+
+def test_a_picture_is_moved_and_sharpened_as_a_volume_one_voxel_thick_is():
+    batch, one = scans(2, (16, 13)), step("affine", sharpness=0.1)
+    moved = one.apply(batch, drawn(one, 2, (16, 13)))
+    plain = step("affine", sharpness=0).apply(batch, drawn(one, 2, (16, 13)))
+    torch.testing.assert_close(moved, sharpen(plain.double(), 0.1).float(), atol=1e-5, rtol=1e-5)
+
+
+def test_gray_pictures_of_three_channels_stay_gray_where_they_are_moved_or_bent():
+    batch = scans(2, (14, 11)).repeat(1, 3, 1, 1)
+    for name in ("affine", "bias_field", "binning", "flip", "gamma"):
+        one = step(name)
+        changed = one.apply(batch, drawn(one, 2, (14, 11)))
+        assert torch.equal(changed[:, 0], changed[:, 1]) and torch.equal(changed[:, 0], changed[:, 2]), name
+
+
 def test_identity_and_flips_are_recognised_and_half_voxels_are_not():
     assert flipped_axes(np.eye(4), (4, 5, 6)) == ()
     shifted = np.eye(4)

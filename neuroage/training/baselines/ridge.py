@@ -1,4 +1,4 @@
-"""What every network must beat: the mean training age, and ridge regression on coarse voxels."""
+"""Ridge regression of age on coarse voxels, which every network must beat."""
 
 from __future__ import annotations
 
@@ -211,11 +211,3 @@ def _errors_left_out(axes: np.ndarray, shrinkage: np.ndarray, ages: np.ndarray, 
         hat = (axes[own] * shrinkage) @ axes[own].T + 1 / n
         left_out[own] = np.linalg.solve(np.eye(len(own)) - hat, errors[own])
     return left_out
-
-
-def baseline_tables(rows: pd.DataFrame, mean_age: float, ridge_ages: np.ndarray) -> dict[str, pd.DataFrame]:
-    """Make the predictions tables of both baselines for the scans in `rows` (a predictions table)."""
-    keys = rows.drop(
-        columns=[column for column in rows.columns if column.startswith(("predicted_", "gap", "members_std"))]
-    )
-    return {"mean": keys.assign(predicted_age=mean_age), "ridge": keys.assign(predicted_age=ridge_ages)}

@@ -1,0 +1,170 @@
+"""One model on one data set: AUROC of every label with its interval, and how it differs from another cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroage.analysis.bootstrap import N_METRIC_RESAMPLES, Interval
+from neuroage.analysis.label_intervals import (
+    Resampled,
+    ResampledFigures,
+    bound,
+    bound_difference,
+    carriers,
+    resample_figures,
+)
+from neuroage.analysis.label_metrics import LabelScorer, mean_defined
+from neuroage.analysis.label_table import MULTICLASS, MULTILABEL, Array, LabelScans, align_labels, read_target
+
+N_RESAMPLES = N_METRIC_RESAMPLES
+MACRO = "macro"  # the row of the means over the labels that are defined everywhere
+Cell = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ScoredCell:
+    """One model on one data set.
+
+    Attributes:
+        scans: Truth and probabilities.
+        figures: Resampled figures.
+        columns: The column of each label that the model knows.
+        unknown: Labels that the test data do not have.
+    """
+
+    scans: LabelScans
+    figures: ResampledFigures
+    columns: dict[str, int]
+    unknown: frozenset[str]
+
+    def figure(self, label: str, common: Sequence[str]) -> Resampled | None:
+        """AUROC of a label, or the mean over the common ones; None where there is no such column."""
+        areas = self.figures.labels["auroc"]
+        names = common if label == MACRO else (label,)
+        if not names or any(name not in self.columns for name in names):
+            return None
+        at = [self.columns[name] for name in names]
+        return Resampled(
+            mean_defined(areas.value[at]), mean_defined(areas.drawn[:, at]), mean_defined(areas.left_out[:, at])
+        )
+
+    def n_carriers(self, label: str) -> int:
+        """Groups that carry the AUROC of a label; of the mean, all."""
+        if label == MACRO:
+            return self.scans.n_groups
+        return int(carriers(self.scans.truth, self.scans.group)["auroc"][self.columns[label]])
+
+
+def _with_missing_targets(table: pd.DataFrame, target: Mapping[str, Any]) -> pd.DataFrame:
+    """Add the label columns that the test data do not have, as unknown."""
+    kind, labels = read_target(target)
+    columns = ["target_label"] if kind == MULTICLASS else [f"target_{label}" for label in labels]
+    return table.assign(**{column: np.nan for column in columns if column not in table.columns})
+
+
+def score_cell(
+    cell: Cell, table: pd.DataFrame, target: Mapping[str, Any], sets: Sequence[str], seed: int
+) -> ScoredCell:
+    """Score one model on one data set, for every label that it knows."""
+    name = f"{cell[0]} on {cell[1]}"
+    scans = align_labels({name: _with_missing_targets(table, target)}, target, sets, other_classes=True)
+    chance = scans.probabilities[name]
+    return _resampled(scans, {name: chance}, seed)[name]
+
+
+def score_pair_of_cells(
+    here: tuple[pd.DataFrame, Mapping[str, Any]],
+    local: tuple[pd.DataFrame, Mapping[str, Any]],
+    sets: Sequence[str],
+    seed: int,
+) -> tuple[ScoredCell, ScoredCell] | None:
+    """Score both models on the scans that both predicted, for the labels that both know; None without any."""
+    known = read_target(local[1])[1]
+    labels = [label for label in read_target(here[1])[1] if label in known]
+    kinds = {read_target(target)[0] for _, target in (here, local)}
+    if not labels or (MULTICLASS in kinds and set(labels) != set(known)):
+        return None
+    kind = kinds.pop() if len(kinds) == 1 else MULTILABEL
+    target = {"kind": kind, "labels": labels}
+    tables = {"here": _with_missing_targets(here[0], target), "local": _with_missing_targets(local[0], target)}
+    scans = align_labels(tables, target, sets, other_classes=True)
+    found = _resampled(scans, scans.probabilities, seed)
+    return found["here"], found["local"]
+
+
+def _resampled(scans: LabelScans, probabilities: Mapping[str, Array], seed: int) -> dict[str, ScoredCell]:
+    scorers = {
+        name: LabelScorer(scans.truth, chance, np.full_like(chance, np.nan), scans.group)
+        for name, chance in probabilities.items()
+    }
+    found = resample_figures(
+        scorers, scans.kind, scans.n_groups, n_scans=len(scans.scans), n_resamples=N_RESAMPLES, seed=seed
+    )
+    columns = {label: at for at, label in enumerate(scans.labels)}
+    unknown = frozenset(label for label, at in columns.items() if np.isnan(scans.truth[:, at]).all())
+    return {name: ScoredCell(scans, figures, columns, unknown) for name, figures in found.items()}
+
+
+def cell_figures(one: ScoredCell, label: str, common: Sequence[str]) -> dict[str, Any]:
+    """Give the figures of one label in one cell, or why there are none."""
+    figure = one.figure(label, common)
+    n_subjects = one.scans.n_subjects
+    nothing = float("nan")
+    row: dict[str, Any] = {"n_subjects": n_subjects, "n": len(one.scans.scans), "n_positive": None}
+    row |= {"prevalence": nothing, "auroc": nothing, "auroc_low": nothing, "auroc_high": nothing, "absent": ""}
+    if figure is None:
+        row["absent"] = "no label is defined everywhere" if label == MACRO else "the model does not know it"
+        return row
+    if label != MACRO:
+        truth = one.scans.truth[:, one.columns[label]]
+        row["n"], row["n_positive"] = int((~np.isnan(truth)).sum()), int((truth == 1).sum())
+        row["prevalence"] = row["n_positive"] / row["n"] if row["n"] else nothing
+        if np.isnan(figure.value):
+            no_positive = "no positive scan" if not row["n_positive"] else "no negative scan"
+            row["absent"] = "the test data do not have it" if label in one.unknown else no_positive
+    found = bound("" if label == MACRO else "auroc", figure, one.n_carriers(label))
+    return row | {"auroc": found.value, "auroc_low": found.low, "auroc_high": found.high}
+
+
+def drop_figures(
+    row: Mapping[str, Any], home: ScoredCell | None, label: str, common: Sequence[str], at_home: bool
+) -> dict[str, float]:
+    """Give how much lower the AUROC is here than at home; nothing at home itself."""
+    here = Interval(row["auroc"], row["auroc_low"], row["auroc_high"])
+    figure = home.figure(label, common) if home and not at_home else None
+    if figure is None or home is None:
+        return _named("drop", Interval(*[float("nan")] * 3))
+    there = bound("" if label == MACRO else "auroc", figure, home.n_carriers(label))
+    return _named("drop", difference_of_independent(there, here))
+
+
+def difference_of_independent(a: Interval, b: Interval) -> Interval:
+    """Bound a − b from the intervals of two independent figures.
+
+    Args:
+        a: First figure with its bounds.
+        b: Second figure with its bounds, at the same level.
+
+    Source: Zou & Donner 2008, doi:10.1002/sim.3095.
+    """
+    difference = a.value - b.value
+    low = difference - np.hypot(a.value - a.low, b.high - b.value)
+    high = difference + np.hypot(a.high - a.value, b.value - b.low)
+    return Interval(difference, float(low), float(high))
+
+
+def deficit_figures(both: tuple[ScoredCell, ScoredCell] | None, label: str, common: Sequence[str]) -> dict[str, float]:
+    """Give how much higher the AUROC of the model trained on the test data is, on the same scans."""
+    figures = [one.figure(label, common) for one in both] if both else []
+    if not both or figures[0] is None or figures[1] is None:
+        return _named("deficit", Interval(*[float("nan")] * 3))
+    return _named("deficit", bound_difference(figures[1].minus(figures[0]), both[0].n_carriers(label)))
+
+
+def _named(what: str, found: Interval) -> dict[str, float]:
+    return {what: found.value, f"{what}_low": found.low, f"{what}_high": found.high}
