@@ -12,11 +12,11 @@ import pandas as pd
 from neuroage.analysis.cross_domain_cells import (
     MACRO,
     Cell,
+    Result,
     cell_figures,
     deficit_figures,
     drop_figures,
-    score_cell,
-    score_pair_of_cells,
+    score_cells,
 )
 from neuroage.analysis.formatting import NOTHING
 from neuroage.analysis.label_table import read_target
@@ -71,6 +71,7 @@ class CrossDomain:
         cells: dict[str, Any] = {}
         for row in self.table.to_dict("records"):
             figures = {key: value for key, value in row.items() if key not in ("train", "test", "label")}
+            figures["n_positive"] = None if pd.isna(figures["n_positive"]) else int(figures["n_positive"])
             cells.setdefault(row["train"], {}).setdefault(row["test"], {})[row["label"]] = figures
         return {
             "trains": list(self.trains),
@@ -87,7 +88,7 @@ class CrossDomain:
 
 
 def cross_domain_table(
-    results: Mapping[Cell, tuple[pd.DataFrame, Mapping[str, Any]]],
+    results: Mapping[Cell, Result],
     *,
     sets: Sequence[str] = ("test",),
     seed: int = 0,
@@ -109,8 +110,9 @@ def cross_domain_table(
         meta: Kept with the figures.
 
     Returns:
-        The table, with 95% intervals by bootstrap over groups. `deficit` is paired, on the scans that both models
-        predicted; `drop` compares different scans, and its interval takes them as independent.
+        The table, with 95% intervals by bootstrap over groups. All models are scored on the same scans of a data set,
+        those that every one of them predicted. `deficit` is therefore paired; `drop` compares different scans, and its
+        interval takes them as independent.
 
     Raises:
         UsageError: No results, or a target that cannot be read.
@@ -124,7 +126,7 @@ def cross_domain_table(
     trains = tuple(dict.fromkeys(train for train, _ in results))
     tests = tuple(dict.fromkeys(test for _, test in results))
     labels = tuple(dict.fromkeys(label for _, target in results.values() for label in read_target(target)[1]))
-    scored = {cell: score_cell(cell, *results[cell], sets, seed) for cell in results}
+    scored = score_cells(results, sets, seed)
     told = [
         {label for label, at in one.columns.items() if np.isfinite(one.figures.labels["auroc"].value[at])}
         for one in scored.values()
@@ -133,16 +135,13 @@ def cross_domain_table(
     rows = []
     for (train, test), one in scored.items():
         home, local = scored.get((train, train)), scored.get((test, test))
-        both = None
-        if local and train != test:
-            both = score_pair_of_cells(results[train, test], results[test, test], sets, seed)
         flags = (shared or {}).get((train, test), {})
         for label in (*labels, MACRO):
             row = {"train": train, "test": test, "label": label, **cell_figures(one, label, common)}
-            row |= drop_figures(row, home, label, common, train == test) | deficit_figures(both, label, common)
+            row |= drop_figures(row, home, label, common, train == test) | deficit_figures(one, local, label, common)
             row |= {f"shared_{what}": int(flags.get(what, 0)) for what in ("subjects", "images")}
             rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"n_positive": "Int64"})  # the mean over labels has no such count
     verdict = _verdict(table, common, labels)
     return CrossDomain(table, trains, tests, labels, common, tuple(sets), seed, verdict, dict(meta or {}))
 
@@ -165,7 +164,7 @@ def _verdict(table: pd.DataFrame, common: Sequence[str], labels: Sequence[str]) 
     said = f"Mean AUROC {over}: {', '.join(parts)}."
     known = away[away["drop"].notna()]
     if len(known):
-        worst = known.loc[known["drop"].idxmax()]
+        worst = known.sort_values("drop").iloc[-1]
         drop, low, high = (format_label_figure(key, float(worst[key]), n) for key in ("drop", "drop_low", "drop_high"))
         bounds = f" (95% interval {low} to {high})" if low != NOTHING else " (too few groups for an interval)"
         said += f" The largest drop is {worst['train']} on {worst['test']}: {drop}{bounds}."

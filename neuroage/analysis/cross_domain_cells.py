@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from neuroage.analysis.bootstrap import N_METRIC_RESAMPLES, Interval
 from neuroage.analysis.label_intervals import (
@@ -19,11 +20,13 @@ from neuroage.analysis.label_intervals import (
     resample_figures,
 )
 from neuroage.analysis.label_metrics import LabelScorer, mean_defined
-from neuroage.analysis.label_table import MULTICLASS, MULTILABEL, Array, LabelScans, align_labels, read_target
+from neuroage.analysis.label_table import MULTICLASS, LabelScans, align_labels, read_target
+from neuroage.errors import RefusedError
 
 N_RESAMPLES = N_METRIC_RESAMPLES
 MACRO = "macro"  # the row of the means over the labels that are defined everywhere
-Cell = tuple[str, str]
+Cell = tuple[str, str]  # train name, test name
+Result = tuple[pd.DataFrame, Mapping[str, Any]]  # predictions and the target of the model
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class ScoredCell:
         figures: Resampled figures.
         columns: The column of each label that the model knows.
         unknown: Labels that the test data do not have.
+        carried: Groups that carry the AUROC of each label.
     """
 
     scans: LabelScans
     figures: ResampledFigures
     columns: dict[str, int]
     unknown: frozenset[str]
+    carried: NDArray[np.intp]
 
     def figure(self, label: str, common: Sequence[str]) -> Resampled | None:
         """AUROC of a label, or the mean over the common ones; None where there is no such column."""
@@ -57,7 +62,7 @@ class ScoredCell:
         """Groups that carry the AUROC of a label; of the mean, all."""
         if label == MACRO:
             return self.scans.n_groups
-        return int(carriers(self.scans.truth, self.scans.group)["auroc"][self.columns[label]])
+        return int(self.carried[self.columns[label]])
 
 
 def _with_missing_targets(table: pd.DataFrame, target: Mapping[str, Any]) -> pd.DataFrame:
@@ -67,47 +72,44 @@ def _with_missing_targets(table: pd.DataFrame, target: Mapping[str, Any]) -> pd.
     return table.assign(**{column: np.nan for column in columns if column not in table.columns})
 
 
-def score_cell(
-    cell: Cell, table: pd.DataFrame, target: Mapping[str, Any], sets: Sequence[str], seed: int
-) -> ScoredCell:
-    """Score one model on one data set, for every label that it knows."""
-    name = f"{cell[0]} on {cell[1]}"
-    scans = align_labels({name: _with_missing_targets(table, target)}, target, sets, other_classes=True)
-    chance = scans.probabilities[name]
-    return _resampled(scans, {name: chance}, seed)[name]
+def score_cells(results: Mapping[Cell, Result], sets: Sequence[str], seed: int) -> dict[Cell, ScoredCell]:
+    """Score every model on every data set, on the scans of it that all models predicted.
+
+    Raises:
+        RefusedError: The models predicted no common scan of a data set.
+    """
+    cells = {cell: _align_cell(cell, *results[cell], sets) for cell in results}
+    scored = {}
+    for test in dict.fromkeys(test for _, test in results):
+        here = {cell: scans for cell, scans in cells.items() if cell[1] == test}
+        shared = set.intersection(*(set(scans.scans["scan_id"]) for scans in here.values()))
+        if not shared:
+            raise RefusedError(
+                f"no scan of {test!r} was predicted by all models",
+                expected="the same scans, under the same scan_id",
+                fix="Predict one split of it with every model.",
+            )
+        # The same scans, groups and seed for every model: their resamples are the same, so differences are paired.
+        scored.update({cell: _score(scans.only(shared), seed) for cell, scans in here.items()})
+    return scored
 
 
-def score_pair_of_cells(
-    here: tuple[pd.DataFrame, Mapping[str, Any]],
-    local: tuple[pd.DataFrame, Mapping[str, Any]],
-    sets: Sequence[str],
-    seed: int,
-) -> tuple[ScoredCell, ScoredCell] | None:
-    """Score both models on the scans that both predicted, for the labels that both know; None without any."""
-    known = read_target(local[1])[1]
-    labels = [label for label in read_target(here[1])[1] if label in known]
-    kinds = {read_target(target)[0] for _, target in (here, local)}
-    if not labels or (MULTICLASS in kinds and set(labels) != set(known)):
-        return None
-    kind = kinds.pop() if len(kinds) == 1 else MULTILABEL
-    target = {"kind": kind, "labels": labels}
-    tables = {"here": _with_missing_targets(here[0], target), "local": _with_missing_targets(local[0], target)}
-    scans = align_labels(tables, target, sets, other_classes=True)
-    found = _resampled(scans, scans.probabilities, seed)
-    return found["here"], found["local"]
+def _align_cell(cell: Cell, table: pd.DataFrame, target: Mapping[str, Any], sets: Sequence[str]) -> LabelScans:
+    kind, labels = read_target(target)
+    columns = ["target_label"] if kind == MULTICLASS else [f"target_{label}" for label in labels]
+    absent = {column: np.nan for column in columns if column not in table.columns}
+    return align_labels({f"{cell[0]} on {cell[1]}": table.assign(**absent)}, target, sets, other_classes=True)
 
 
-def _resampled(scans: LabelScans, probabilities: Mapping[str, Array], seed: int) -> dict[str, ScoredCell]:
-    scorers = {
-        name: LabelScorer(scans.truth, chance, np.full_like(chance, np.nan), scans.group)
-        for name, chance in probabilities.items()
-    }
+def _score(scans: LabelScans, seed: int) -> ScoredCell:
+    chance = next(iter(scans.probabilities.values()))
+    scorer = LabelScorer(scans.truth, chance, np.full_like(chance, np.nan), scans.group)
     found = resample_figures(
-        scorers, scans.kind, scans.n_groups, n_scans=len(scans.scans), n_resamples=N_RESAMPLES, seed=seed
+        {"model": scorer}, scans.kind, scans.n_groups, n_scans=len(scans.scans), n_resamples=N_RESAMPLES, seed=seed
     )
     columns = {label: at for at, label in enumerate(scans.labels)}
     unknown = frozenset(label for label, at in columns.items() if np.isnan(scans.truth[:, at]).all())
-    return {name: ScoredCell(scans, figures, columns, unknown) for name, figures in found.items()}
+    return ScoredCell(scans, found["model"], columns, unknown, carriers(scans.truth, scans.group)["auroc"])
 
 
 def cell_figures(one: ScoredCell, label: str, common: Sequence[str]) -> dict[str, Any]:
@@ -158,12 +160,12 @@ def difference_of_independent(a: Interval, b: Interval) -> Interval:
     return Interval(difference, float(low), float(high))
 
 
-def deficit_figures(both: tuple[ScoredCell, ScoredCell] | None, label: str, common: Sequence[str]) -> dict[str, float]:
+def deficit_figures(here: ScoredCell, local: ScoredCell | None, label: str, common: Sequence[str]) -> dict[str, float]:
     """Give how much higher the AUROC of the model trained on the test data is, on the same scans."""
-    figures = [one.figure(label, common) for one in both] if both else []
-    if not both or figures[0] is None or figures[1] is None:
+    figure, other = here.figure(label, common), local.figure(label, common) if local else None
+    if local is None or local is here or figure is None or other is None:
         return _named("deficit", Interval(*[float("nan")] * 3))
-    return _named("deficit", bound_difference(figures[1].minus(figures[0]), both[0].n_carriers(label)))
+    return _named("deficit", bound_difference(other.minus(figure), here.n_carriers(label)))
 
 
 def _named(what: str, found: Interval) -> dict[str, float]:

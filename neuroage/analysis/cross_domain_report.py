@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CAPTION = (
-    "AUROC: trained on (down) and tested on (across), one panel per label; the first is the mean over the labels that are "
-    "defined everywhere. Framed: a model on data like its own. Blank: the label is missing on one side, or has no positives "
-    "there. A star: both data sets share subjects or images."
+    "AUROC: trained on (down) and tested on (across), one panel per label; the first is the mean over the labels "
+    "defined everywhere. Framed: a model on data like its own. A dash: the label is missing on one side, or has no "
+    "positives there. A star: both data sets share subjects or images."
 )
 
 
@@ -63,7 +63,7 @@ def cross_domain_map(result: CrossDomain) -> Figure:
     """
     labels = [MACRO, *result.labels] if len(result.labels) > 1 else list(result.labels)
     n_down, n_across = len(result.trains), len(result.tests)
-    cell = 0.46  # inches; a figure with two decimals fits
+    cell = 0.38  # inches; a figure with two decimals fits
     columns = max(1, min(len(labels), int(7.6 // (cell * n_across + 0.35))))
     rows = ceil(len(labels) / columns)
     with style():
@@ -99,7 +99,7 @@ def _panel(axes: Axes, result: CrossDomain, label: str) -> Any:
             colour = GREYS[0] if blank else PAPER if value > 0.8 else INK
             star = "*" if np.asarray(flags)[row, column] > 0 else ""
             text = NOTHING if blank else f"{format_label_figure('auroc', value, 0)}{star}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
             if train == test:
                 axes.add_patch(
                     Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.4)
@@ -119,8 +119,8 @@ def _page(result: CrossDomain, address: str) -> str:
     return page.whole_page(
         title,
         f"<h1>{escape(title)}</h1>\n",
-        f'<p class="lead">{escape(", ".join(result.trains))} as training data; {escape(", ".join(result.tests))} as test '
-        f"data ({escape(' and '.join(result.sets))} scans).</p>\n",
+        f'<p class="lead">{escape(", ".join(result.trains))} as training data; {escape(", ".join(result.tests))} as '
+        f"test data ({escape(' and '.join(result.sets))} scans).</p>\n",
         f'<p class="answer">{numbers.show("verdict")}</p>\n',
         page.section("The picture", page.picture(address, _CAPTION)),
         page.section("Mean over labels", _table(numbers, result, MACRO) if len(result.labels) > 1 else ""),
@@ -149,21 +149,23 @@ def _table(numbers: LabelNumbers, result: CrossDomain, label: str) -> str:
     head = ["n"] if label == MACRO else ["Positive", "Prevalence"]
     over = f"Mean over {', '.join(result.common_labels) or 'no label'}" if label == MACRO else label
     return page.table(
-        f"{over}. Trained on → tested on.", ["", *head, "AUROC", "Drop", "Deficit", "Shared subjects / images"], rows
+        f"{over}. Trained on → tested on. Shared: subjects / images in both data sets.",
+        ["", *head, "AUROC", "Drop", "Deficit", "Shared"],
+        rows,
     )
 
 
 def _method(numbers: LabelNumbers) -> list[str]:
     return [
         "Labels are aligned by name. Each label is scored where both sides have it and it has positives and negatives.",
-        "Drop: AUROC of the same model on data like its own, minus its AUROC here. The scans differ, and so may how hard "
-        "they are; the interval takes both as independent.",
+        "Drop: AUROC of the same model on data like its own, minus its AUROC here. The scans differ, and so may how "
+        "hard they are; the interval takes both as independent.",
         "Deficit: AUROC of the model that was trained on the test data, minus this one's, paired on the same scans. It "
         "says what training there would have gained.",
         "Intervals: 95%, BCa bootstrap over groups (subjects, where the table names no group), widened for few; none "
         "where fewer than five groups have a positive, or a negative.",
-        "Prevalence differs between data sets. AUROC does not depend on it, but who counts as positive may: labels of the "
-        "same name can mean different things (Cohen 2020, arXiv 2002.02497).",
+        "Prevalence differs between data sets. AUROC does not depend on it, but who counts as positive may: labels of "
+        "the same name can mean different things (Cohen 2020, arXiv 2002.02497).",
         "Subjects or images in two data sets make a test on data from elsewhere a test on training data.",
         f"Seed of every resample: {numbers.show('seed')}.",
     ]

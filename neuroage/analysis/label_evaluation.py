@@ -101,12 +101,17 @@ class LabelEvaluation:
     def labels_table(self) -> pd.DataFrame:
         """As `table`, for the model and every baseline, named in a column `model`."""
         rows = []
+        aside = ("kind", "label", "n_subjects", "n_groups")
         for name, by_label in self.labels.items():
-            rows += [{"model": name, "label": label, **figures} for label, figures in by_label.items()]
-            if len(self.label_names) > 1:
-                over_all = {key: value for key, value in self.models[name].items() if key not in ("kind", "label")}
-                rows.append({"model": name, "label": "macro", "n": self.n_scans, **over_all})
-        return pd.DataFrame(rows)
+            over_all = {key: value for key, value in self.models[name].items() if key not in aside}
+            of_labels = [{"model": name, "label": label, **figures} for label, figures in by_label.items()]
+            if len(of_labels) > 1:
+                rows += [*of_labels, {"model": name, "label": "macro", "n": self.n_scans, **over_all}]
+            else:
+                rows.append({**over_all, **of_labels[0]})
+        table = pd.DataFrame(rows).astype({"n_positive": "Int64", "n_labels": "Int64"})  # counts that some rows lack
+        first = ["model", "label", "n", "n_positive", "prevalence"]
+        return table[first + [column for column in table.columns if column not in first]]
 
     @property
     def subjects(self) -> pd.DataFrame:

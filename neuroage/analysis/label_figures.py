@@ -53,7 +53,8 @@ def ranking_curves(evaluation: LabelEvaluation) -> Figure:
         for axes in (left, right):
             axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015))
             axes.grid(color=FAINT, linewidth=0.5)
-        figure.legend(loc="outside lower left", ncols=1 if len(evaluation.models) > 3 else 2, handlelength=1.6)
+        if left.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside lower left", ncols=2, handlelength=1.6)
     return figure
 
 
@@ -204,7 +205,7 @@ def _reliability_panels(evaluation: LabelEvaluation) -> list[tuple[str, Array, A
 def _reliability_panel(axes: Axes, truth: Array, chance: Array) -> None:
     bins = reliability(truth, chance)
     n, probability, rate = (np.array([entry[key] for entry in bins]) for key in ("n", "probability", "rate"))
-    reach = min(1.0, 1.12 * max(float(probability.max(initial=0)), float(rate.max(initial=0)), 0.01))
+    reach = min(1.03, 1.12 * max(float(probability.max(initial=0)), float(rate.max(initial=0)), 0.01))
     axes.plot([0, 1], [0, 1], color=GREYS[0], linewidth=0.9, linestyle=DASHES[1])
     if len(bins):
         stray = 1.96 * np.sqrt(probability * (1 - probability) / n)  # of a perfectly calibrated model
@@ -254,4 +255,4 @@ def confusion_map(evaluation: LabelEvaluation) -> Figure:
 
 
 def _figure(evaluation: LabelEvaluation, value: float, name: str = "auroc") -> str:
-    return format_label_figure(name, value, evaluation.n_subjects)
+    return format_label_figure(name, value, evaluation.scans.n_groups)

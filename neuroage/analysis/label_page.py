@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 from neuroage.analysis import page
 from neuroage.analysis.label_evaluation import LabelEvaluation
@@ -28,11 +29,19 @@ _HEADS = {
 
 
 class LabelNumbers(page.Numbers):
-    """Writes figures of labels onto a page by their keys."""
+    """Writes figures of labels onto a page by their keys.
+
+    Args:
+        figures: What `to_dict()` gives; its groups, where it names them, decide how many decimals are no noise.
+    """
+
+    def __init__(self, figures: Mapping[str, Any]) -> None:
+        super().__init__(figures)
+        self._n_groups = int(figures.get("n_groups", figures["n_subjects"]))
 
     def show(self, *key: str | int) -> str:
         """Give the figure under `key` as HTML that carries its key."""
-        text = format_label_figure(str(key[-1]), page.look_up(self._figures, key), self._n_subjects)
+        text = format_label_figure(str(key[-1]), page.look_up(self._figures, key), self._n_groups)
         return f'<span data-key="{escape(page.join_key(key))}">{escape(text)}</span>'
 
     def with_bounds(self, *key: str | int) -> str:
@@ -50,7 +59,8 @@ def label_page(evaluation: LabelEvaluation, pictures: Mapping[str, tuple[str, st
     """
     numbers = LabelNumbers(evaluation.to_dict())
     shown_as = str(evaluation.models[evaluation.name]["label"])
-    of_what = evaluation.label_names[0] if evaluation.kind == BINARY else f"{len(evaluation.label_names)} labels"
+    what = "classes" if evaluation.kind == MULTICLASS else "labels"
+    of_what = evaluation.label_names[0] if evaluation.kind == BINARY else f"{len(evaluation.label_names)} {what}"
     title = str(evaluation.meta.get("title") or f"How well does {shown_as} tell {of_what}?")
     return page.whole_page(
         title,

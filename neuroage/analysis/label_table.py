@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,13 @@ class LabelScans:
     def n_subjects(self) -> int:
         """Subjects behind the scans."""
         return int(self.scans["subject_id"].nunique())
+
+    def only(self, scan_ids: Collection[str]) -> LabelScans:
+        """Keep these scans, in the same order."""
+        kept = self.scans["scan_id"].isin(list(scan_ids)).to_numpy()
+        scans = self.scans[kept].reset_index(drop=True)
+        chances = {name: chance[kept] for name, chance in self.probabilities.items()}
+        return replace(self, scans=scans, group=_index(scans["group"]), truth=self.truth[kept], probabilities=chances)
 
 
 def read_target(target: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -124,11 +131,15 @@ def align_labels(
         kind=kind,
         labels=labels,
         scans=scans,
-        group=pd.factorize(scans["group"])[0].astype(np.intp),
+        group=_index(scans["group"]),
         truth=truth,
         probabilities={name: _columns(table.loc[shared], "probability", labels) for name, table in tables.items()},
         given={name: len(table) for name, table in tables.items()},
     )
+
+
+def _index(group: pd.Series) -> NDArray[np.intp]:
+    return pd.factorize(group)[0].astype(np.intp)
 
 
 def _columns(table: pd.DataFrame, what: str, labels: Sequence[str]) -> Array:

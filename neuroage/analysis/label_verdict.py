@@ -9,19 +9,19 @@ from typing import Any
 from neuroage.analysis.formatting import NOTHING, format_figure, number
 from neuroage.analysis.label_table import BINARY, MULTICLASS
 
-_FEW = 500  # subjects below which the standard error is a percent or more, and a third decimal is noise
+_FEW = 500  # groups below which the standard error is a percent or more, and a third decimal is noise
 _BASELINES = {"linear": "a linear model on coarse pixels", "majority": "always giving the most frequent answer"}
 CHANCE_AUROC = 0.5  # of a ranking that knows nothing
 _COUNTS = ("n", "n_positive", "seed")
 
 
-def format_label_figure(name: str, value: Any, n_subjects: int) -> str:
+def format_label_figure(name: str, value: Any, n_groups: int) -> str:
     """Write one figure of labels as people read it.
 
     Args:
         name: What it is: the last part of its key, such as "auroc", "prevalence" or "n".
         value: The figure; None and NaN are undefined.
-        n_subjects: Subjects behind it; 500 or more earn a third decimal.
+        n_groups: Groups (subjects, where none are named) behind it; 500 or more earn a third decimal.
 
     Returns:
         Text with a true minus sign; "–" where undefined.
@@ -31,12 +31,12 @@ def format_label_figure(name: str, value: Any, n_subjects: int) -> str:
         ('0.84', '5.2%')
     """
     if isinstance(value, (str, int)) or value is None:
-        return format_figure(name, value, n_subjects)
+        return format_figure(name, value, n_groups)
     if isnan(value):
         return NOTHING
     if name == "prevalence":
         return f"{number(100 * value, 1)}%"
-    decimals = 3 if n_subjects >= _FEW or "ece" in name or "brier" in name or name == "threshold" else 2
+    decimals = 3 if n_groups >= _FEW or "ece" in name or "brier" in name or name == "threshold" else 2
     return number(value, decimals, signed=name.startswith(("difference", "drop", "deficit")))
 
 
@@ -71,9 +71,9 @@ def label_verdict(
     """
     figures = models[name]
     metric = "f1" if kind == MULTICLASS else "auroc"
-    n = int(figures["n_subjects"])
-    groups = f" in {figures['n_groups']:,} groups" * (figures["n_groups"] != n)
-    who = f"On {n_scans:,} scans of {n:,} subject{'s' * (n != 1)}{groups}"
+    n, n_subjects = int(figures["n_groups"]), int(figures["n_subjects"])
+    groups = f" in {n:,} groups" * (n != n_subjects)
+    who = f"On {n_scans:,} scans of {n_subjects:,} subject{'s' * (n_subjects != 1)}{groups}"
     if isnan(figures[metric]):
         return f"{who}, no label has both positives and negatives: {figures['label']} cannot be judged."
     said = f"{who}, {figures['label']} reaches {_bounded(figures, metric, kind, n)}{_over(figures, labels, kind)}"
@@ -105,7 +105,7 @@ def _against(name: str, models: Mapping[str, Mapping[str, Any]], pairs: list[dic
         return ""
 
     def named(pair: Mapping[str, Any]) -> str:
-        n = int(pair["n_subjects"])
+        n = int(models[pair["b"]]["n_groups"])
         value = format_label_figure(pair["metric"], models[pair["b"]][pair["metric"]], n)
         difference, low, high = (
             format_label_figure("difference", pair[key], n)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neuroage.analysis.bootstrap import LEVEL, MINIMUM_SUBJECTS, Interval, mean_interval
+from neuroage.analysis.bootstrap import LEVEL, MINIMUM_SUBJECTS, N_METRIC_RESAMPLES, Interval, bca_bounds
 from neuroage.errors import DataError
 
 Map = NDArray[np.float32]
@@ -161,7 +161,7 @@ def _summary(images: pd.DataFrame, seed: int) -> pd.DataFrame:
         grouped = some.drop(columns=["scan_id", "label"]).groupby("group").mean()
         for measure in MEASURES:
             own, centre = grouped[measure], grouped[f"{measure}_centre"]
-            value, above = _bounded(own, seed), mean_interval(own - centre, seed=seed)
+            value, above = _bounded(own, seed), _bounded(own - centre, seed, least=-1.0)
             rows.append(
                 {
                     "label": label,
@@ -180,11 +180,20 @@ def _summary(images: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _bounded(values: pd.Series, seed: int) -> Interval:
-    """Bound a mean of shares; where all are 0 or all are 1, by the exact binomial interval (Clopper–Pearson 1934)."""
-    n, first = len(values), float(values.iloc[0])
-    if n >= MINIMUM_SUBJECTS and first in (0.0, 1.0) and (values == first).all():
-        edge = ((1 - LEVEL) / 2) ** (1 / n)
-        return Interval(first, edge, 1.0) if first else Interval(first, 0.0, 1 - edge)
-    found = mean_interval(values, seed=seed)
-    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0))
+def _bounded(values: pd.Series, seed: int, least: float = 0.0) -> Interval:
+    """Bound a mean of values between `least` and 1, by the BCa bootstrap.
+
+    Where all values agree, resampling shows no doubt where there is some. What then is certain is that so many units
+    out of as many agree (Clopper and Pearson 1934): the rest of the units may have any value.
+    """
+    own = values.to_numpy(dtype=float)
+    n, mean = len(own), float(own.mean())
+    if n < MINIMUM_SUBJECTS:
+        return Interval(mean, float("nan"), float("nan"))
+    if (own == own[0]).all():
+        agree = ((1 - LEVEL) / 2) ** (1 / n)
+        return Interval(mean, agree * mean + (1 - agree) * least, agree * mean + (1 - agree))
+    random = np.random.default_rng(seed)
+    resampled = own[random.integers(0, n, (N_METRIC_RESAMPLES, n))].mean(axis=1)
+    low, high = bca_bounds(mean, resampled, (own.sum() - own) / (n - 1), n_subjects=n)
+    return Interval(mean, max(low, least), min(high, 1.0))

@@ -19,7 +19,10 @@ from neuroage.files import atomic_path, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOOKS = {"complete": ("o", PALETTE[0], 26), "pruned": ("o", GREYS[2], 16), "running": ("o", GREYS[0], 16)}
+LOOKS = {  # state: (words, colour, size)
+    "complete": ("complete", PALETTE[0], 26),
+    "pruned": ("ended early, score then", GREYS[2], 18),
+}
 FEW = 30  # complete trials: with fewer, importances are rough
 
 
@@ -82,13 +85,19 @@ def draw_scores(tuning: Tuning, path: str | os.PathLike[str] | None = None) -> F
         figure = new_figure(6.8, 3.4)
         axes = figure.subplots()
         numbers = np.append(complete["trial"], table["trial"].max())
-        axes.step(numbers, np.append(so_far, so_far.iloc[-1]), where="post", color=PALETTE[0], label="best so far")
         low, high = _span(tuning, complete["score"].to_numpy(dtype=float))
-        for state, (marker, colour, size) in LOOKS.items():
-            rows = table[(table["state"] == state) & table["score"].notna()]
-            if len(rows):
-                label = {"complete": "complete", "pruned": "ended early, score then"}.get(state, state)
-                axes.scatter(rows["trial"], rows["score"].clip(low, high), s=size, c=colour, marker=marker, label=label)
+        line = np.append(so_far, so_far.iloc[-1]).clip(low, high)
+        axes.step(numbers, line, where="post", color=PALETTE[0], label="best so far")
+        beyond = table["score"].lt(low) if tuning.higher_is_better else table["score"].gt(high)
+        off = "v" if tuning.higher_is_better else "^"
+        for state, (label, colour, size) in LOOKS.items():
+            for marker, rows in (("o", table[~beyond]), (off, table[beyond])):
+                rows = rows[(rows["state"] == state) & rows["score"].notna()]
+                name = label if marker == "o" else f"{label}, far off"
+                if len(rows):
+                    axes.scatter(
+                        rows["trial"], rows["score"].clip(low, high), s=size, c=colour, marker=marker, label=name
+                    )
         failed = table[table["state"] == "failed"]
         if len(failed):
             edge = low if tuning.higher_is_better else high

@@ -90,8 +90,11 @@ def preview(
             [round(step * (len(table) - 1) / max(n_scans - 1, 1)) for step in range(min(n_scans, len(table)))]
         ]
         scans = [
-            (f"{row.scan_id}, {row.age:.0f} y" if row.age == row.age else str(row.scan_id), Path(str(row.path)))
-            for row in chosen.itertuples()
+            (
+                f"{row['scan_id']}" + (f", {row['age']:.0f} y" if row["age"] == row["age"] else ""),
+                Path(str(row["path"])),
+            )
+            for row in chosen.to_dict("records")
         ]
     draw(scans, recipe, build_augmentation(recipe), out_file, n_augmented=n_augmented)
     talk.print(f"Wrote {out_file}.")

@@ -111,6 +111,7 @@ def deal_units(counts: Ints, sizes: Ints, shares: Floats, rng: np.random.Generat
             behind_in_size[k] -= sizes[unit]
         pending = ((counts > 0) & (owner < 0)[:, None]).sum(axis=0)
     _bring_absent_classes(owner, counts > 0, sizes, len(shares))
+    _fill_empty(owner, counts > 0, sizes, len(shares))
     return owner
 
 
@@ -131,3 +132,14 @@ def _bring_absent_classes(owner: Ints, has: NDArray[np.bool_], sizes: Ints, n_se
                     n_units[giver] -= has[unit]
                     n_units[k] += has[unit]
                     break
+
+
+def _fill_empty(owner: Ints, has: NDArray[np.bool_], sizes: Ints, n_sets: int) -> None:
+    """Give a set without units the smallest one that its set can spare without losing a class."""
+    for k in range(n_sets):
+        if (owner == k).any():
+            continue
+        n_units = np.stack([has[owner == other].sum(axis=0) for other in range(n_sets)])
+        spare = [unit for unit in range(len(owner)) if (n_units[owner[unit]][has[unit]] > 1).all()]
+        if spare:
+            owner[min(spare, key=lambda unit: (sizes[unit], unit))] = k

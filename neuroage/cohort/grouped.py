@@ -80,8 +80,15 @@ def grouped_split(
     unit = _units(table, of_row, len(subjects), groups)
     reason = _unlabelled(classes, names, of_row, len(subjects), columns)
     official = _official_sets(table, subjects, of_row, reason) if source else None
-    shares = [validation] * folds + ([] if source else [test])
-    sets, fold = _deal(classes, of_row, unit, reason, official, shares, folds, seed)
+    sets = np.where(reason == "", "train", "left_out").astype(object)
+    fold = np.full(len(sets), -1, dtype=np.int64)
+    if official is not None:
+        _place_official(official, unit, sets, fold, reason)
+        if folds > 1 and (fold == 0).any():
+            raise UsageError(f"folds is {folds}, but the official lists name one validation set", expected="folds=1")
+    if not (fold == 0).any():  # the official lists seldom name validation images
+        shares = dict.fromkeys(range(folds), validation) | ({} if source else {-1: test})
+        _deal(classes, of_row, unit, sets, fold, shares, seed)
     # Without an own name a unit is called by its first subject.
     first = pd.Series(subjects).groupby(unit).transform("first")
     placed = pd.DataFrame({"subject_id": subjects, "set": sets, "fold": fold, "reason": reason})
@@ -94,7 +101,7 @@ def grouped_split(
         "stratify": columns,
         "groups": list(groups),
     }
-    report = report_grouped(placed, of_row, classes, names, folds)
+    report = report_grouped(placed, of_row, classes, names, folds, official=source is not None)
     meta: dict[str, Any] = {"method": "grouped", "parameters": parameters, "seed": seed, "report": report}
     return Split(placed, {**meta, "cohort_digest": cohort.digest})
 
@@ -172,40 +179,36 @@ def _official_sets(table: pd.DataFrame, subjects: np.ndarray, of_row: Ints, reas
     return official
 
 
+def _place_official(official: np.ndarray, unit: Ints, sets: np.ndarray, fold: Ints, reason: np.ndarray) -> None:
+    """Place the official test set, and the official validation set where there is one, and leave out what is like it.
+
+    Changes `sets`, `fold` and `reason`; who stays in `train` is dealt later, or trained on.
+    """
+    sets[(official == "test") & (sets == "train")] = "test"
+    like_test = np.isin(unit, unit[sets == "test"]) & (sets == "train")
+    sets[like_test], reason[like_test] = "left_out", "like a picture of the official test set"
+    listed = np.isin(unit, unit[(official == "validation") & (sets == "train")]) & (sets == "train")
+    sets[listed], fold[listed] = "validation", 0
+
+
 def _deal(
-    classes: np.ndarray,
-    of_row: Ints,
-    unit: Ints,
-    reason: np.ndarray,
-    official: np.ndarray | None,
-    shares: list[float],
-    folds: int,
-    seed: int,
-) -> tuple[np.ndarray, Ints]:
-    """Give the set and the fold of every subject; notes in `reason` who is left out for a likeness."""
-    sets = np.where(reason == "", "train", "left_out").astype(object)
-    fold = np.full(len(sets), -1, dtype=np.int64)
-    if official is not None:
-        sets[(official == "test") & (reason == "")] = "test"
-        like_test = np.isin(unit, unit[sets == "test"]) & (sets == "train")
-        sets[like_test], reason[like_test] = "left_out", "like a picture of the official test set"
-        listed = (official == "validation") & (sets == "train")
-        if listed.any():
-            like_listed = np.isin(unit, unit[listed]) & (sets == "train")
-            sets[like_listed], fold[like_listed] = "validation", 0
-            return sets, fold
+    classes: np.ndarray, of_row: Ints, unit: Ints, sets: np.ndarray, fold: Ints, shares: dict[int, float], seed: int
+) -> None:
+    """Deal the subjects that are in `train` among training, test (key -1 of `shares`) and the folds.
+
+    Changes `sets` and `fold`.
+    """
     dealt = np.flatnonzero(sets == "train")
-    units, of_subject = np.unique(unit[dealt], return_inverse=True)
+    units, of_dealt = np.unique(unit[dealt], return_inverse=True)
     place = np.full(len(sets), -1, dtype=np.int64)
-    place[dealt] = of_subject.ravel()
+    place[dealt] = of_dealt.ravel()
     of_image = place[of_row]
     counts = np.zeros((len(units), classes.shape[1]), dtype=np.int64)
     np.add.at(counts, of_image[of_image >= 0], classes[of_image >= 0])
     sizes = np.bincount(of_image[of_image >= 0], minlength=len(units))
     # In the order in which they shall have every class: training, test, then the folds.
-    named = [("train", -1, 1 - sum(shares))]
-    named += [("test", -1, share) for share in shares[folds:]]
-    named += [("validation", k, share) for k, share in enumerate(shares[:folds])]
+    named = [("train", -1, 1 - sum(shares.values()))]
+    named += [("test" if k < 0 else "validation", k, share) for k, share in sorted(shares.items())]
     wanted = [entry for entry in named if entry[2] > 1e-9]
     if len(units) < len(wanted):
         raise InfeasibleError(
@@ -216,11 +219,10 @@ def _deal(
     rng = np.random.default_rng([seed, _GROUPED_STREAM])
     owner = deal_units(counts, sizes, np.array([share for _, _, share in wanted]), rng)
     for k, (name, number, _) in enumerate(wanted):
-        if not (owner == k).any():
-            raise InfeasibleError(f"the groups are too large to fill the {name} set", expected="larger shares")
         mine = dealt[owner[place[dealt]] == k]
+        if not len(mine):
+            raise InfeasibleError(f"the groups are too large to fill the {name} set", expected="larger shares")
         sets[mine], fold[mine] = name, number
-    return sets, fold
 
 
 def _ages(cohort: Cohort, subjects: np.ndarray) -> np.ndarray:

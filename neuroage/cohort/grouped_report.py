@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from neuroage.cohort.assignment import Ints
+from neuroage.cohort.dealing import UNLABELLED
 
 LARGE_GROUP = 0.1  # share of the images; a set can then miss its size by as much
 UNEVEN = 0.05  # of the images of a set have other labels than they would in a perfect split
@@ -15,7 +16,7 @@ NAMED = 6  # classes named in an advice; the others are counted
 
 
 def report_grouped(
-    placed: pd.DataFrame, of_row: Ints, classes: np.ndarray, names: list[str], folds: int
+    placed: pd.DataFrame, of_row: Ints, classes: np.ndarray, names: list[str], folds: int, official: bool
 ) -> dict[str, Any]:
     """Collect what is said of a grouped split; every number is a plain Python number.
 
@@ -25,6 +26,7 @@ def report_grouped(
         classes: Which classes each image belongs to, (N, C).
         names: Names of the classes.
         folds: Number of validation folds.
+        official: Whether the test set was given; the labels of every set are then measured against those outside it.
     """
     side = placed["set"].where(placed["set"] != "validation", "fold " + placed["fold"].astype(str))
     side = side.replace({"fold 0": "validation"}) if folds == 1 else side
@@ -32,7 +34,7 @@ def report_grouped(
     order = [name for name in order if (side == name).any()]
     images = pd.DataFrame({"side": side.to_numpy()[of_row], "group": placed["group"].to_numpy()[of_row]})
     used = images["side"].isin(order).to_numpy()
-    whole = _shares(classes[used])
+    whole = _shares(classes[used & ~(official & (images["side"] == "test")).to_numpy()])
     sets = [
         {
             "set": name,
@@ -46,6 +48,8 @@ def report_grouped(
     ]
     labels = []
     for c, name in enumerate(names):
+        if name == UNLABELLED:
+            continue
         mine = images[classes[:, c] & used]
         counts = mine["side"].value_counts()
         row: dict[str, Any] = {"label": name, "images": len(mine), "groups": int(mine["group"].nunique())}
@@ -61,12 +65,14 @@ def report_grouped(
         "groups": int(placed["group"].nunique()),
         "sets": sets,
         "labels": labels,
-        "imbalance_measure": "half the sum over classes of |share in the set - share in all sets|; 0 is perfect",
+        "imbalance_measure": "half the sum over classes of |share in the set - share in "
+        + ("all but the official test set" if official else "all sets")
+        + "|; 0 is perfect",
         "largest_group": {"group": str(sizes.index[0]), "images": int(sizes.iloc[0])} if len(sizes) else None,
         "absent": [{"label": row["label"], "set": name} for row in labels for name in order if row[name] == 0],
         "left_out": {str(why): int(n) for why, n in placed["reason"].replace("", np.nan).value_counts().items()},
     }
-    report["advice"] = _advice(report, order)
+    report["advice"] = _advice(report, order, official)
     return report
 
 
@@ -75,7 +81,7 @@ def _shares(classes: np.ndarray) -> np.ndarray:
     return np.asarray(counts / max(counts.sum(), 1.0))
 
 
-def _advice(report: dict[str, Any], order: list[str]) -> list[str]:
+def _advice(report: dict[str, Any], order: list[str], official: bool) -> list[str]:
     """Say in words what a reader should not overlook."""
     advice = []
     for name in order:
@@ -92,9 +98,9 @@ def _advice(report: dict[str, Any], order: list[str]) -> list[str]:
             "check that they belong together"
         )
     uneven = [entry for entry in report["sets"] if entry["imbalance"] > UNEVEN]
-    advice += [
-        f"the labels of {entry['set']} are uneven ({entry['imbalance']:.0%} of its images): groups are too large"
-        for entry in uneven
-    ]
+    for entry in uneven:
+        given = official and entry["set"] == "test"
+        why = "so the official lists are" if given else "its groups are too large, or too few"
+        advice.append(f"{entry['imbalance']:.0%} of the labels of {entry['set']} are other than elsewhere: {why}")
     advice += [f"{n} subjects left out: {why}" for why, n in report["left_out"].items()]
     return advice

@@ -171,21 +171,3 @@ def plan_epoch(n_scans: int, batch_size: int, seed: int, weights: np.ndarray | N
 def scans_an_epoch(n_scans: int, weights: np.ndarray | None) -> int:
     """Give how many scans an epoch has where each is drawn by its weight."""
     return n_scans if weights is None else max(1, round(float(weights.sum())))
-
-
-def age_weights(ages: np.ndarray, balance: float, width_years: float = 4.0) -> np.ndarray:
-    """Weigh scans by how rare their age is.
-
-    Args:
-        ages: Years, shape (n,).
-        balance: 0 (all alike) to 1 (every age equally frequent): weight ∝ density^(−balance).
-        width_years: Standard deviation of the Gaussian kernel that estimates the density of ages.
-
-    Returns:
-        Weights, shape (n,), mean 1.
-    """
-    counts, edges = np.histogram(ages, bins=np.arange(np.floor(ages.min()) - 1, np.ceil(ages.max()) + 2))
-    middles = (edges[:-1] + edges[1:]) / 2
-    kernel = np.exp(-0.5 * ((ages[:, None] - middles[None]) / width_years) ** 2)
-    weights = (kernel @ counts) ** -balance
-    return np.asarray(weights / weights.mean())

@@ -34,6 +34,7 @@ ELEMENTS = [
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXELS),
 ]
 ITEM, END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"  # of encapsulated fragments (PS3.5 A.4)
+END_OF_CODESTREAM = b"\xff\xd9"  # of JPEG 2000 (ITU-T T.800, A.4.4): without it decoders refuse what they have
 MOST_MISSING = 0.02  # of a JPEG 2000 stream, whose end holds the finest detail only
 INSTALL = {"JPEG 2000": "pylibjpeg pylibjpeg-openjpeg", "JPEG-LS": "pyjpegls", "JPEG": "pylibjpeg pylibjpeg-libjpeg"}
 
@@ -114,7 +115,8 @@ def _mended(path: Path, notes: list[str]) -> bytes | None:
         if "JPEG 2000" not in getattr(syntax, "name", "") or missing > MOST_MISSING:
             raise DataError(f"it is cut short: {missing:.0%} of its last pixels are missing")
         notes.append(f"cut short: the last {missing:.1%} of its pixels' detail is missing")
-    return content + b"\0" * max(0, place - len(content)) + END
+    lost = place - len(content)
+    return content + (b"\0" * (lost - len(END_OF_CODESTREAM)) + END_OF_CODESTREAM)[-lost:] * (lost > 0) + END
 
 
 def _transfer_syntax(dataset: Dataset) -> Any:

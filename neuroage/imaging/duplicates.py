@@ -92,7 +92,7 @@ def find_duplicates(
     Args:
         cohort: Scans with files; others are not compared.
         distance: Largest 1 − correlation of a near pair, 0 to 0.8; 0 finds exact duplicates alone. None chooses 0.15
-            to 0.4 by how alike pictures of different subjects of this cohort are.
+            to 0.45 by how alike pictures of different subjects of this cohort are.
         threads: Files read at a time; the number of usable cores when None.
         progress: Called with (done, all) after each scan.
 

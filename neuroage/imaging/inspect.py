@@ -7,7 +7,6 @@ taken from the prepared image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np

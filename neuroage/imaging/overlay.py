@@ -12,7 +12,7 @@ from neuroage.files import atomic_path
 from neuroage.imaging.preview import one_channel
 
 SHOWN = 99.8  # percentile of a map's strength that gets the full colour: a single pixel shall not pale the rest
-FAINTEST, STRONGEST = 0.08, 0.85  # of a map's strength at which colour begins; how much it covers at most
+FAINTEST, FULL, STRONGEST = 0.08, 0.7, 0.8  # strength at which colour begins and is full; how much it then covers
 TWO_SIDED, ONE_SIDED = "RdBu_r", "inferno"  # both told apart by the colour-blind; red pushes up, blue pushes down
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 HEIGHT = 3.4  # of a panel, inches
@@ -31,8 +31,8 @@ def draw_map(
 ) -> None:
     """Write a PNG of an image, and beside or below it the same image under its map.
 
-    A volume is cut in three planes through the strongest place of the map, with the patient's left on the left
-    (neurological view) and superior or anterior up.
+    A volume is cut in three planes through the strongest place of the map that is not background, with the patient's
+    left on the left (neurological view) and superior or anterior up.
 
     Args:
         image: Prepared, shape (C, H, W) or (C, I, J, K).
@@ -107,7 +107,7 @@ class Colours:
         """Give the colours of a map (H, W) as (H, W, 4): the stronger, the less of the image shows through."""
         painted: Any = self.scale(self.norm(map_))
         share = np.clip(strength_of(map_, self.two_sided) / self.limit, 0, 1)
-        painted[..., 3] = STRONGEST * np.clip((share - FAINTEST) / (0.5 - FAINTEST), 0, 1)
+        painted[..., 3] = STRONGEST * np.clip((share - FAINTEST) / (FULL - FAINTEST), 0, 1)
         return np.asarray(painted)
 
 
@@ -124,6 +124,12 @@ def strongest_place(map_: np.ndarray, two_sided: bool) -> tuple[int, ...]:
     return tuple(int(index) for index in np.unravel_index(strength.argmax(), map_.shape))
 
 
+def background(volume: np.ndarray) -> float:
+    """Give the value around what a volume shows: the median of its outermost voxels."""
+    sides = [np.take(volume, side, axis=axis).ravel() for axis in range(volume.ndim) for side in (0, -1)]
+    return float(np.median(np.concatenate(sides)))
+
+
 def window(picture: np.ndarray) -> tuple[float, float]:
     """Choose what is black and what is white."""
     low, high = float(picture.min()), float(np.percentile(picture, 99.5))
@@ -138,7 +144,7 @@ def _planes(
     volume: np.ndarray, map_: np.ndarray, spacing: Sequence[float], first_axis_right: bool, two_sided: bool
 ) -> list[tuple[str, np.ndarray, np.ndarray, float]]:
     """Cut three planes through the strongest place: name, image, map (rows from the top) and aspect."""
-    place = list(strongest_place(map_, two_sided))
+    place = list(strongest_place(map_ * (volume != background(volume)), two_sided))
     if not first_axis_right:
         volume, map_ = volume[::-1], map_[::-1]
         place[0] = map_.shape[0] - 1 - place[0]

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -112,7 +113,8 @@ def _read_with_pillow(path: Path) -> Picture:
         from PIL import Image
     except ImportError:  # it comes with matplotlib
         raise UsageError("Pictures need Pillow, which is not here", fix="Install it: pip install pillow") from None
-    with Image.open(path) as image:
+    # Opened by its name, Pillow would map a TIFF into memory, and garble one that EXIF turns (seen in 13.0).
+    with open(path, "rb") as file, Image.open(file) as image:
         kind, mode = str(image.format), image.mode
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
             raise DataError(f"{image.width} × {image.height} pixels", expected="a picture, not millions of pages")
@@ -123,7 +125,7 @@ def _read_with_pillow(path: Path) -> Picture:
         if deep is None:
             data, full_scale, words = _pixels(image, notes)
         else:
-            data, full_scale, words = _deep_pixels(path, image, deep), 65535.0, "16 bit"
+            data, full_scale, words = _deep_pixels(file, image, deep), 65535.0, "16 bit"
     data = one_or_three(_over_black(data, full_scale, notes), full_scale)
     said = "gray" if len(data) == 1 else "colour"
     if len(data) == 1 and mode not in ("1", "L", "LA", "F") and not mode.startswith("I"):
@@ -183,25 +185,35 @@ def _deep_tiles(image: Image) -> str | None:
     return raw if isinstance(raw, str) and raw[:-1].endswith(";16") and not raw.startswith("I") else None
 
 
-def _deep_pixels(path: Path, image: Image, raw: str) -> np.ndarray:
+def _deep_pixels(file: BinaryIO, image: Image, raw: str) -> np.ndarray:
     """Read 16 bits a channel by decoding twice: once for the upper byte, once for the lower."""
     from PIL import Image as pillow
 
     if raw.startswith("LA"):  # four bytes a pixel: decoded as four channels of 8 bits
-        bytes_read = _decoded(pillow.open(path), "RGBA").astype(np.float32)
-        return bytes_read[..., 0::2] * 256 + bytes_read[..., 1::2]
+        halves = _decoded(image, "RGBA").astype(np.float32)
+        return halves[..., 0::2] * 256 + halves[..., 1::2]
+    again = BytesIO(_whole(file))
     upper = _decoded(image, raw).astype(np.float32)
-    lower = _decoded(pillow.open(path), raw[:-1] + OTHER_BYTE[raw[-1]]).astype(np.float32)
+    with pillow.open(again) as second:
+        lower = _decoded(second, raw[:-1] + OTHER_BYTE[raw[-1]]).astype(np.float32)
     return upper * 256 + lower
 
 
+def _whole(file: BinaryIO) -> bytes:
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    return content
+
+
 def _decoded(image: Image, raw: str) -> np.ndarray:
+    """Decode with another raw mode than Pillow would choose."""
     tiles: Any = image.tile  # type: ignore[attr-defined]
     image.tile = [  # type: ignore[attr-defined]
         (name, box, offset, (raw, *rest[1:]) if isinstance(rest, tuple) else raw) for name, box, offset, rest in tiles
     ]
-    with image:
-        return np.asarray(_upright(image, []))
+    return np.asarray(_upright(image, []))
 
 
 def _over_black(data: np.ndarray, full_scale: float, notes: list[str]) -> np.ndarray:

@@ -79,7 +79,7 @@ def preview(
         windows += windows[1:] * n_augmented  # augmented as prepared
         rows = panels[drawing.n_panels * index : drawing.n_panels * (index + 1)]
         for column, ((name, image, size), window) in enumerate(zip(shown, windows, strict=True)):
-            drawing.draw(rows[:, column], image, size, window)
+            drawing.draw(list(rows[:, column]), image, size, window)
             words = f"{title}\n{name}" if column == 0 else f"\n{name}"
             rows[0, column].set_title(words, color="white", fontsize=9)
     with atomic_path(path) as temporary:
@@ -147,7 +147,9 @@ def _window_of_picture(channels: np.ndarray) -> tuple[float, float]:
 def _draw_picture(panels: Sequence[Any], channels: np.ndarray, spacing: Spacing, window: tuple[float, float]) -> None:
     black, white = window
     aspect = spacing[0] / spacing[1]
-    shown = channels[0] if len(channels) == 1 else np.clip((channels - black) / (white - black), 0, 1).transpose(1, 2, 0)
+    shown = (
+        channels[0] if len(channels) == 1 else np.clip((channels - black) / (white - black), 0, 1).transpose(1, 2, 0)
+    )
     panels[0].imshow(shown, cmap="gray", vmin=black, vmax=white, aspect=aspect, interpolation="nearest")
     panels[0].set_axis_off()
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import fft
 
-
 TEMPLATE_MM = {3: 8.0, 2: 4.0}  # ventricles, face, cerebellum are still told apart; a 32nd of a picture's longer side
 SHIFT_MM = {3: 24.0, 2: 0.0}  # heads of a cohort lie at most about this far from each other; see `Album` for pictures
 LEFT_RIGHT = {3: 0, 2: 1}  # the axis that runs from side to side
@@ -143,11 +142,11 @@ TURNS = {
     "": (False, ()),
     "mirrored left–right": (False, (1,)),
     "upside down": (False, (0, 1)),
-    "upside down and mirrored": (False, (0,)),
+    "mirrored and upside down": (False, (0,)),
     "turned by 90° clockwise": (True, (0,)),
-    "turned by 90° clockwise and mirrored": (True, (0, 1)),
+    "mirrored and turned by 90° clockwise": (True, (0, 1)),
     "turned by 90° anticlockwise": (True, (1,)),
-    "turned by 90° anticlockwise and mirrored": (True, ()),
+    "mirrored and turned by 90° anticlockwise": (True, ()),
 }
 
 
@@ -155,7 +154,7 @@ def turned_right(pictures: np.ndarray, turn: str) -> np.ndarray:
     """Turn pictures, shape (n_pictures, n, n), that are wrong as `turn` of `TURNS` says."""
     exchanged, flipped = TURNS[turn]
     pictures = pictures.transpose(0, 2, 1) if exchanged else pictures
-    return np.flip(pictures, [axis + 1 for axis in flipped])
+    return np.flip(pictures, tuple(axis + 1 for axis in flipped))
 
 
 class Album:

@@ -10,6 +10,7 @@ from neuroage.runs.measures import CONTRAST, LOOKS
 GAIN = 0.02  # in likeness, above what any training picture gains: 0.5 % of held-out chests and heads gain as much
 UNLIKE = 0.05  # in likeness, below what training pictures have
 MANY = 4  # of 20 measures: with a likeness below, another kind of picture
+NARROW = 0.5  # widths: the least margin of a contract; pictures of many kinds need wide ones, which hide such company
 
 
 def _put_right(scan: Departures, key: str) -> bool:
@@ -22,17 +23,19 @@ def _put_right(scan: Departures, key: str) -> bool:
 
 
 def _inverted(scan: Departures) -> Concern | None:
-    if not _put_right(scan, "inverted"):
+    gain = scan.scaled.get("inverted", 0.0)
+    if not _put_right(scan, "inverted") or gain < scan.scaled.get("turned", 0.0):
         return None
-    gain = scan.scaled["inverted"]
     what = f"dark and bright are exchanged: inverted, its likeness to training scans gains {gain:.2f}"
     return Concern(what, "export it as MONOCHROME2, or invert it", True, (*CONTRAST, *LOOKS, "brightness"))
 
 
 def _turned(scan: Departures) -> Concern | None:
-    if not _put_right(scan, "turned") or scan.scaled["turned"] < scan.scaled.get("inverted", 0.0):
+    gain = scan.scaled.get("turned", 0.0)
+    if not _put_right(scan, "turned") or gain <= scan.scaled.get("inverted", 0.0):
         return None
-    gain = scan.scaled["turned"]
+    if "90°" in scan.turn and not scan.inside("aspect_ratio", -scan.scaled["aspect_ratio"]):
+        return None  # turned back, it would be too wide or too narrow: it is stretched or cut
     what = f"the scan seems to be {scan.turn or 'turned'}: put right, its likeness to training scans gains {gain:.2f}"
     return Concern(what, "turn it as the training scans are", True, (*LOOKS, "aspect_ratio"))
 
@@ -42,7 +45,8 @@ def unlike_pictures(scan: Departures) -> Concern | None:
     key = "likeness"
     if key not in scan.scaled or scan.scaled[key] > scan.ranges[key][0] - UNLIKE:
         return None
-    if len(scan.flagged) < MANY and not scan.above("features"):
+    n_departing = sum(scan.above(other, NARROW) or scan.below(other, NARROW) for other in scan.scaled)
+    if n_departing < MANY and not scan.above("features"):
         return None
     what = f"hardly like the training scans: correlation with the nearest {scan.compared(key)}"
     return Concern(what, "another kind of picture? Look at it with `neuroage preview`", True, LOOKS)

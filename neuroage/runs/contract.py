@@ -28,10 +28,11 @@ class InputContract:
         modality: Of the training scans.
         spacing_mm, size: The prepared grid.
         orientation: Axes of the prepared grid.
-        native_spacing_mm: Smallest and largest voxel size seen in the files, along each axis, millimetres.
+        native_spacing_mm: Smallest and largest voxel size seen in the files, along each axis, millimetres; 1 where
+            a picture's file does not say it.
         intensity: For each prepared statistic (mean, std, foreground_share): 1st, 50th and 99th percentile over
             training scans.
-        age_years: Youngest, mean and oldest training age.
+        age_years: Youngest, mean and oldest training age; NaN where none is known.
         n_scans: Number of training scans.
         native_orientations: How the axes of the files were stored: codes such as "LPS", with their number.
         native_size: Smallest and largest matrix seen in the files, along each axis.
@@ -68,7 +69,7 @@ class InputContract:
         Args:
             modality, spacing_mm, size: As in the recipe.
             records: Preparation records, one a scan.
-            ages: Years, shape (n_scans,).
+            ages: Years, shape (n_scans,); NaN where unknown.
             measures: Measures, one dictionary a scan; without any the contract is the smaller one.
         """
         keys = ("mean", "std", "foreground_share")
@@ -77,7 +78,7 @@ class InputContract:
         for record in records:
             axes = str(record.get("orientation", axes))  # one recipe prepared all of them
             few.append((record["native_spacing_mm"], [record.get(key, np.nan) for key in keys]))
-            sizes.append(record.get("native_size", [0, 0, 0]))
+            sizes.append(record.get("native_size", [0] * len(size)))
             code = str(record.get("native_orientation", "RAS"))
             orientations[code] = orientations.get(code, 0) + 1
         spacings, figures = (np.asarray(part, dtype=float) for part in zip(*few, strict=True))
@@ -86,6 +87,7 @@ class InputContract:
             for key, column in zip(keys, figures.T, strict=True)
         }
         scaled = scaled_measures(measures)
+        known = ages[np.isfinite(ages)] if np.isfinite(ages).any() else np.full(1, np.nan)
         return cls(
             modality=modality,
             spacing_mm=tuple(spacing_mm),
@@ -93,8 +95,8 @@ class InputContract:
             orientation=axes,
             native_spacing_mm=[spacings.min(axis=0).tolist(), spacings.max(axis=0).tolist()],
             intensity=statistics,
-            age_years=(float(ages.min()), float(ages.mean()), float(ages.max())),
-            n_scans=len(ages),
+            age_years=(float(known.min()), float(known.mean()), float(known.max())),
+            n_scans=max(len(ages), len(few)),  # where there are labels, ages may be missing
             native_orientations=dict(sorted(orientations.items())),
             native_size=[np.min(sizes, axis=0).tolist(), np.max(sizes, axis=0).tolist()],
             ranges={

@@ -61,18 +61,25 @@ class Departures:
         away = max(low - self.scaled[key], self.scaled[key] - high) / self._width(key)
         return away if away == away else float("inf")
 
-    def above(self, key: str) -> bool:
-        """Whether a measure lies above its range and margin, and that is a concern."""
+    def inside(self, key: str, scaled: float) -> bool:
+        """Whether a value, on the scale of a measure's range, lies within the range and its margin."""
+        low, _, high = self.ranges[key]
+        return low - self.margin * self._width(key) <= scaled <= high + self.margin * self._width(key)
+
+    def above(self, key: str, margin: float | None = None) -> bool:
+        """Whether a measure lies above its range and margin (the contract's, or another), and that is a concern."""
         if key not in self.scaled or not MEASURES[key].high:
             return False
-        limit = min(self.ranges[key][2] + self.margin * self._width(key), MEASURES[key].scale(MEASURES[key].most))
+        margin = self.margin if margin is None else margin
+        limit = min(self.ranges[key][2] + margin * self._width(key), MEASURES[key].scale(MEASURES[key].most))
         return not self.scaled[key] <= limit
 
-    def below(self, key: str) -> bool:
-        """Whether a measure lies below its range and margin, and that is a concern."""
+    def below(self, key: str, margin: float | None = None) -> bool:
+        """Whether a measure lies below its range and margin (the contract's, or another), and that is a concern."""
         if key not in self.scaled or not MEASURES[key].low:
             return False
-        return not self.scaled[key] >= self.ranges[key][0] - self.margin * self._width(key)
+        margin = self.margin if margin is None else margin
+        return not self.scaled[key] >= self.ranges[key][0] - margin * self._width(key)
 
     def ratio(self, key: str) -> float:
         """A measure's value over the training median, for measures on a logarithmic scale; 1 where it is not known."""

@@ -62,10 +62,10 @@ MEASURES: dict[str, Measure] = {
     "border_level": Measure("brightness of the border", "", 0.1, "", "inverted, or cut too tight"),
     "brightness": Measure("brightness", "", 0.3, UNITS, UNITS, log=True),
     "aspect_ratio": Measure("width over height", "", 0.05, SHAPE, SHAPE, log=True),
-    "megapixels": Measure("size", "megapixels", 0.3, "fine detail is missing: give the picture in full size", "", log=True),
+    "megapixels": Measure("size", "megapixels", 0.3, "fine detail is missing: give it in full size", "", log=True),
     "margin_share": Measure("share of empty margins", "", 0.05, "", "crop them as those of the training scans were"),
     "black_share": Measure("share of the darkest value", "", 0.1, "", "dark parts were cut off, or margins were added"),
-    "white_share": Measure("share of the brightest value", "", 0.05, "", "bright parts were cut off: use a wider window"),
+    "white_share": Measure("share of the brightest value", "", 0.05, "", "bright parts were cut off: widen the window"),
     "colourfulness": Measure("difference between colours", "", 0.02, "", "a photograph, or drawn upon"),
     "middle_level": Measure("middle level between dark and bright", "", 0.15, "another contrast", "another contrast"),
     "bright_tail": Measure(
@@ -80,8 +80,8 @@ MEASURES: dict[str, Measure] = {
     "symmetry": Measure("left–right symmetry", "", 0.05, "turned, cut or one-sided", ""),
     "likeness": Measure("likeness to the training scans", "", 0.05, "another kind of picture or another pose", ""),
     "turned": Measure("gain in likeness when turned", "", 0.05, "", "turned or flipped"),
-    "mirrored": Measure("gain in likeness when mirrored", "", 0.02, "", "left and right are exchanged? Look at its marker"),
-    "inverted": Measure("gain in likeness when inverted", "", 0.05, "", "inverted"),
+    "mirrored": Measure("gain in likeness when mirrored", "", 0.02, "", "left and right are exchanged? See the marker"),
+    "inverted": Measure("gain in likeness when inverted", "", 0.05),  # a concern only where it puts a picture right
     "first_layer": Measure("distance of the first layer's responses", "", 1.0, "", "intensities or texture are unlike"),
     "features": Measure(
         "distance to the nearest training scans, in the network's features,",

@@ -49,7 +49,7 @@ def attribute(
         ask: Outputs (B, n_outputs) → the number that is explained, (B,).
         method: One of `METHODS`.
         layer: Grad-CAM's layer, a stage's name; the backbone's feature map when None.
-        two_sided: Grad-CAM++ also for what pushes the number down; the other methods always tell both.
+        two_sided: Grad-CAM with a meaningful sign, see `grad_cam`; the other methods always have one.
         n_at_once: Images that go through the network together.
 
     Returns:
@@ -102,7 +102,9 @@ def grad_cam(
 ) -> Tensor:
     """Weigh the channels of a feature map by their gradients and add them up; the map is enlarged linearly.
 
-    The rectifier that the papers end with is left to whoever wants one side only.
+    The rectifier that the papers end with is left to whoever wants one side only. Where both sides count, a map needs
+    a zero: features are then taken less those of the reference, so that empty background says nothing and, with
+    average pooling and no hidden layer, the cells add up to the number's difference from that for the reference.
 
     Args:
         network, images, ask, layer, two_sided: As in `attribute`.
@@ -111,9 +113,12 @@ def grad_cam(
     Source: Selvaraju 2017, arXiv 1610.02391; Chattopadhyay 2018, arXiv 1710.11063.
     """
     features, gradients = features_and_gradients(network, images, ask, layer)
-    cam = (rule(features, gradients) * features).sum(dim=1, keepdim=True)
-    if two_sided and rule is weights_plus_plus:
-        cam = cam - (rule(features, -gradients) * features).sum(dim=1, keepdim=True)
+    weights = rule(features, gradients)
+    if two_sided:
+        if rule is weights_plus_plus:
+            weights = weights - rule(features, -gradients)
+        features = features - features_and_gradients(network, reference_of(network, images), ask, layer)[0]
+    cam = (weights * features).sum(dim=1, keepdim=True)
     size = tuple(images.shape[2:])
     return F.interpolate(cam.float(), size, mode=LINEAR[len(size)], align_corners=False)[:, 0]
 
@@ -173,6 +178,8 @@ def features_and_gradients(
     features = caught["layer"].detach()
     gradient = torch.zeros_like(features) if gradient is None else gradient
     grid = tuple(caught["backbone"].shape[2:])
+    if layer is not None and getattr(network.backbone, "channels_last", False) and features.ndim == images.ndim:
+        features, gradient = features.movedim(-1, 1), gradient.movedim(-1, 1)
     features, gradient = (as_map(each, grid, images.ndim - 2, layer) for each in (features, gradient))
     if features[0, 0].numel() == 1:
         raise InfeasibleError(
@@ -215,12 +222,14 @@ def find_layer(network: Network, name: str) -> nn.Module:
 def reference_of(network: Network, images: Tensor) -> Tensor:
     """Give what an image is held against, shape (B, C, *spatial): one of which there is nothing to say.
 
-    It is the mean training scan where the network standardises voxel by voxel, else each channel's background: its
-    minimum.
+    It is the mean training scan where the network standardises voxel by voxel, else one value for each channel: the
+    median of its outermost pixels, which is the background of heads and pads, and no outlier.
     """
     if network.standardised:
         return network.input_mean.to(images).expand_as(images)
-    return images.amin(dim=_spatial(images), keepdim=True).expand_as(images)
+    edges = [images.select(axis, side).flatten(2) for axis in _spatial(images) for side in (0, -1)]
+    background = torch.cat(edges, dim=2).median(dim=2).values
+    return background[(..., *[None] * (images.ndim - 2))].expand_as(images)
 
 
 def integrate_gradients(
@@ -274,17 +283,22 @@ def occlude(network: Network, images: Tensor, ask: Ask, *, n_at_once: int = 8) -
     fall, n_covered = (torch.zeros(size, dtype=torch.float32, device=images.device) for _ in range(2))
     patches = patch_places(size)
     # What looks like the reference already would change nothing; in scans of heads that is half of all patches.
-    telling = [patch for patch in patches if not torch.equal(images[(..., *patch)], whole[(..., *patch)])]
+    telling = [patch for patch in patches if not torch.equal(images[_all_of(patch)], whole[_all_of(patch)])]
     for start in range(0, len(telling), n_at_once):
         part = telling[start : start + n_at_once]
         covered = images.expand(len(part), *images.shape[1:]).clone()
         for number, patch in enumerate(part):
-            covered[(number, slice(None), *patch)] = whole[(0, slice(None), *patch)]
+            covered[number][_all_of(patch)] = whole[0][_all_of(patch)]
         for patch, value in zip(part, ask(network(covered)), strict=True):
             fall[patch] += (plain[0] - value).float()
     for patch in patches:
         n_covered[patch] += 1
     return (fall / n_covered)[None]
+
+
+def _all_of(patch: tuple[slice, ...]) -> Any:
+    """Index a patch in all channels and images."""
+    return (..., *patch)
 
 
 def patch_places(size: Sequence[int]) -> list[tuple[slice, ...]]:

@@ -89,7 +89,7 @@ def explain(
                 scan_id=scan_id,
                 target=name,
                 output=float(np.mean([value for value, _ in parts])),
-                map=np.mean([map_ for _, map_ in parts], axis=0, dtype=np.float32),
+                map=np.stack([map_ for _, map_ in parts]).mean(axis=0),
                 image=volume.load(),
                 affine=np.asarray(record["affine"]),
                 record=record,

@@ -19,10 +19,10 @@ import pandas as pd
 from neuroage.errors import DataError, InfeasibleError, RefusedError, UsageError
 from neuroage.runs.recipe_tune import Choices, Dimension, Space, label_of
 from neuroage.runs.seeds import child_seed
-from neuroage.training.loop import Interrupted
 
 try:
     import optuna
+    import sqlalchemy.exc
     from optuna.trial import FrozenTrial, TrialState
 except ImportError:
     raise UsageError("Tuning needs Optuna, which is not installed", fix='pip install "neuroage[tune]"') from None
@@ -30,9 +30,11 @@ except ImportError:
 Pruned = optuna.TrialPruned
 N_RANDOM = 10  # trials before the model of the scores is asked (the default of Optuna's samplers)
 N_BEFORE_PRUNING = 5  # whole trials that a pruned one was compared with, at least (Optuna's default)
-KEPT = 50.0
 N_FAILED = 5  # so many failures and nothing else: the study is wrong, not the trial
 ALIVE_S = 60  # a trial that was not heard of for so long has lost its process
+N_IMPORTANCE = 6  # complete trials; with fewer there is nothing to split
+N_DRAWS = 20  # attempts to find values that were not tried yet, where there are only choices
+N_OPEN = 10  # attempts to open a new database, which processes that start together make at once
 LOCK_S = 120.0  # how long a process waits while another one writes into the same file
 WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 
@@ -96,6 +98,7 @@ def search(
     timeout_s: float | None = None,
     sampler: str = "gp",
     alive_s: int = ALIVE_S,
+    stops: tuple[type[BaseException], ...] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """Search a space for the values with the best score.
@@ -119,6 +122,7 @@ def search(
         timeout_s: No trial is begun after so many seconds.
         sampler: gp, tpe or random.
         alive_s: As `ALIVE_S`, in whole seconds.
+        stops: What the objective raises to stop the search, and run the trial again later; beside KeyboardInterrupt.
         say: Receives news.
 
     Returns:
@@ -142,7 +146,7 @@ def search(
             if deadline is not None and time.monotonic() >= deadline:
                 break
             if sum(map(_counts, trials)) < n_trials:
-                _run_one(study, objective, space, n_trials)
+                _run_one(study, objective, space, n_trials, stops)
             elif any(trial.state.name == "RUNNING" for trial in trials):
                 if not told:
                     say("The last trials run in other processes; waiting for them.")
@@ -171,7 +175,13 @@ def _counts(trial: FrozenTrial) -> bool:
     return trial.state.name in ("COMPLETE", "PRUNED", "RUNNING") or "reason" in trial.user_attrs
 
 
-def _run_one(study: optuna.Study, objective: Callable[[Attempt], float], space: Space, n_trials: int) -> None:
+def _run_one(
+    study: optuna.Study,
+    objective: Callable[[Attempt], float],
+    space: Space,
+    n_trials: int,
+    stops: tuple[type[BaseException], ...],
+) -> None:
     stopped: list[BaseException] = []
 
     def run(trial: optuna.Trial) -> float:
@@ -187,7 +197,7 @@ def _run_one(study: optuna.Study, objective: Callable[[Attempt], float], space: 
             return score
         except (Pruned, TakenOver):
             raise
-        except (Interrupted, KeyboardInterrupt) as error:
+        except (KeyboardInterrupt, *stops) as error:
             stopped.append(error)
             _again(study, trial.params, place)
             raise
@@ -256,11 +266,17 @@ class _Sampler(optuna.samplers.BaseSampler):
         if trial.number == 0:
             return self.start  # of these, Optuna takes what lies in the space
         others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number and _counts(one)]
-        seed = child_seed(self.seed, "tune", trial.number) % 2**32
-        model = optuna.create_study(direction=study.direction, sampler=_make_sampler(self.kind, seed))
         worse = -1.0 if study.direction.name == "MAXIMIZE" else 1.0
-        model.add_trials(_told(others, self.space, worse))
-        return dict(model.ask(self.space).params)
+        told = _told(others, self.space, worse)
+        for again in range(N_DRAWS):
+            kind = "random" if again else self.kind
+            seed = child_seed(self.seed, "tune", trial.number, again) % 2**32
+            model = optuna.create_study(direction=study.direction, sampler=_make_sampler(kind, seed))
+            model.add_trials(told)
+            drawn = dict(model.ask(self.space).params)
+            if all(one.params != drawn for one in others):
+                break
+        return drawn
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
@@ -316,7 +332,7 @@ def _make_sampler(kind: str, seed: int) -> optuna.samplers.BaseSampler:
 def _open(storage: str | None, name: str, higher_is_better: bool, prune_from: int | None, alive_s: int) -> optuna.Study:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if prune_from is not None:
-        pruner = optuna.pruners.PercentilePruner(KEPT, N_BEFORE_PRUNING, n_warmup_steps=prune_from, n_min_trials=3)
+        pruner = optuna.pruners.MedianPruner(N_BEFORE_PRUNING, n_warmup_steps=prune_from, n_min_trials=3)
     return optuna.create_study(
         storage=None if storage is None else _storage(storage, alive_s),
         pruner=pruner,
@@ -330,23 +346,28 @@ def _storage(url: str, alive_s: int) -> optuna.storages.RDBStorage:
     """Open a database; a plain path is one of SQLite."""
     url = url if "://" in url else f"sqlite:///{url}"
     is_file = url.startswith("sqlite:///")
-    try:
-        if is_file:
-            Path(url.removeprefix("sqlite:///").split("?")[0]).absolute().parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": LOCK_S}} if is_file else None,
-            heartbeat_interval=max(1, alive_s // 6),
-            grace_period=alive_s,
-            heartbeat_stale_trial_callback=lambda study, lost: _again(
-                study, lost.params, int(lost.user_attrs.get("place", lost.number))
-            ),
-        )
-    except Exception as error:  # of any database driver; what it says may hold a password
-        raise UsageError(
-            f"The storage cannot be opened ({type(error).__name__})",
-            expected="a database such as sqlite:///tune.db",
-        ) from error
+    if is_file:
+        Path(url.removeprefix("sqlite:///").split("?")[0]).absolute().parent.mkdir(parents=True, exist_ok=True)
+    for left in range(N_OPEN)[::-1]:
+        try:
+            return optuna.storages.RDBStorage(
+                url,
+                engine_kwargs={"connect_args": {"timeout": LOCK_S}} if is_file else None,
+                heartbeat_interval=max(1, alive_s // 6),
+                grace_period=alive_s,
+                heartbeat_stale_trial_callback=lambda study, lost: _again(
+                    study, lost.params, int(lost.user_attrs.get("place", lost.number))
+                ),
+            )
+        except Exception as error:  # of any database driver; what it says may hold a password
+            if left and isinstance(error, sqlalchemy.exc.DBAPIError):
+                time.sleep(0.2)  # another process was making the tables at the same moment
+                continue
+            raise UsageError(
+                f"The storage cannot be opened ({type(error).__name__})",
+                expected="a database such as sqlite:///tune.db",
+            ) from error
+    raise AssertionError
 
 
 def _refuse_another(study: optuna.Study, about: Mapping[str, str]) -> None:
@@ -419,7 +440,7 @@ def _values(trial: FrozenTrial, space: Space) -> dict[str, Any]:
 
 def _importances(study: optuna.Study, n_complete: int, seed: int) -> dict[str, float]:
     """Split the variance of the scores over the keys by fANOVA (Hutter 2014, proceedings.mlr.press/v32/hutter14)."""
-    if n_complete < N_RANDOM:
+    if n_complete < N_IMPORTANCE:
         return {}
     try:
         forest = optuna.importance.FanovaImportanceEvaluator(seed=child_seed(seed, "importance") % 2**32)

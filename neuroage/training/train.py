@@ -167,6 +167,8 @@ def scans_in_sets(cohort: Cohort, split: Split, fold: int, task: Task) -> pd.Dat
     table = cohort.table.set_index("scan_id", drop=False)
     sets = split.sets(fold)
     table = table.assign(set=table["subject_id"].map(sets))
+    if "group" in split.table.columns:  # what must not be torn apart is one observation in every interval, too
+        table["group"] = table["subject_id"].map(split.table.set_index("subject_id")["group"])
     table = table[table["set"].isin(["train", *SCORED])]
     table = table[task.known(table)]
     if table.empty:

@@ -18,7 +18,7 @@ from neuroage.cohort import Cohort, Split
 from neuroage.errors import InfeasibleError, RefusedError, UsageError
 from neuroage.files import write_text
 from neuroage.imaging.store import Store
-from neuroage.models.tasks import Task, build_task
+from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.recipe_tune import Space, applied, checked_space, default_space, value_at
 from neuroage.runs.run import Run
@@ -118,7 +118,17 @@ def tune(
     inner = tuning_split(split, cohort, recipe, fold=fold, share=share)
     used = cohort.select(subject_ids=[*inner.subjects("train"), *inner.subjects("validation")])
     _keep_split(inner, folder / "split.csv")
-    trials = _Trials(recipe, task, used, inner, folder / "trials", n_trials, store, observer or Observer())
+    trials = _Trials(
+        recipe,
+        task.headline,
+        task.higher_is_better,
+        used,
+        inner,
+        folder / "trials",
+        n_trials,
+        store,
+        observer or Observer(),
+    )
     found = search(
         trials.run,
         space,
@@ -131,6 +141,7 @@ def tune(
         about={"recipe": recipe.digest, "split": inner.digest},
         prune_from=max(1, math.ceil(recipe.training.epochs * PRUNE_FROM)) if pruning else None,
         timeout_s=timeout_s,
+        stops=(Interrupted,),
         say=trials.observer.note,
     )
     trials.lighten(keep=found.best_place, places=found.table["place"].tolist())
@@ -232,7 +243,8 @@ class _Trials:
     def __init__(
         self,
         recipe: Recipe,
-        task: Task,
+        metric: str,
+        higher_is_better: bool,
         cohort: Cohort,
         split: Split,
         folder: Path,
@@ -240,7 +252,8 @@ class _Trials:
         store: Store | None,
         observer: Observer,
     ) -> None:
-        self.recipe, self.task, self.cohort, self.split = recipe, task, cohort, split
+        self.recipe, self.metric, self.higher_is_better = recipe, metric, higher_is_better
+        self.cohort, self.split = cohort, split
         self.folder, self.n_trials, self.store, self.observer = folder, n_trials, store, observer
         self.best: tuple[float, int] | None = None  # of this process: score to minimise, place
 
@@ -260,27 +273,27 @@ class _Trials:
         except (Interrupted, TakenOver):
             raise
         except Exception as error:
-            self.observer.note(f"ended in epoch {len(reporter.rows)}: {error or 'no better than others there'}")
+            self.observer.note(f"ended in epoch {len(reporter.rows)}: {str(error) or 'others were better there'}")
             _lighten(run)
             raise
         score = self.score_of(run.history.to_dict("records"))
-        self.observer.note(f"{self.task.headline} {score:.4g}")
+        self.observer.note(f"{self.metric} {score:.4g}")
         self._keep_the_best(score, attempt.place)
         return score
 
     def score_of(self, rows: Sequence[dict[Any, Any]]) -> float:
         """Give the score of the epoch that the recipe would keep, were these all."""
-        scores = [float(row[f"validation_{self.task.headline}"]) for row in rows]
-        sign = -1.0 if self.task.higher_is_better else 1.0
+        scores = [float(row[f"validation_{self.metric}"]) for row in rows]
+        sign = -1.0 if self.higher_is_better else 1.0
         chosen_by = {"last": None, "inner": "inner", "validation": "validation"}[self.recipe.training.select]
         if chosen_by is None:
             return scores[-1]
-        watched = [sign * float(row[f"{chosen_by}_{self.task.headline}"]) for row in rows]
+        watched = [sign * float(row[f"{chosen_by}_{self.metric}"]) for row in rows]
         watched = [math.inf if value != value else value for value in watched]
         return scores[watched.index(min(watched))]
 
     def _keep_the_best(self, score: float, place: int) -> None:
-        mine = (-score if self.task.higher_is_better else score, place)
+        mine = (-score if self.higher_is_better else score, place)
         if self.best is None or mine < self.best:
             self.best, mine = mine, self.best or mine
         if mine[1] != self.best[1]:

@@ -12,8 +12,9 @@ import torch
 from neuroage.cohort import Cohort
 from neuroage.errors import DataError
 from neuroage.imaging import batches
-from neuroage.imaging.batches import VolumeSet, age_weights, plan_epoch, read_ahead
+from neuroage.imaging.batches import VolumeSet, plan_epoch, read_ahead
 from neuroage.imaging.store import Store, prepare_scans
+from neuroage.models.tasks._ages import age_weights
 from neuroage.runs.recipe import Recipe
 
 PREPARE = Recipe.from_dict({"prepare": {"spacing_mm": 8.0, "size": [12, 12, 12]}}).prepare

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroage.errors import DataError, UsageError
 from neuroage.models.backbones import ready_weights
-from neuroage.models.freezing import HEAD, check_finetune, freeze_for, rate_scales, stages_of
+from neuroage.models.freezing import HEAD, Stage, check_finetune, freeze_for, rate_scales, stages_of
 from neuroage.models.network import Network, build_network, check_backbone
 from neuroage.models.recompute import recompute_levels, set_recompute
 from neuroage.runs.recipe import Finetune, Recipe
@@ -66,16 +66,6 @@ def network(request: pytest.FixtureRequest) -> Iterator[Network]:
     yield made
 
 
-def learn(network: Network, n_steps: int = 1) -> None:
-    weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(weights, lr=0.01)
-    network.train()
-    for _ in range(n_steps):
-        optimiser.zero_grad()
-        network(pictures()).square().sum().backward()
-        optimiser.step()
-
-
 def test_every_parameter_is_in_exactly_one_named_stage(network: Network) -> None:
     stages = stages_of(network)
     counted = [id(parameter) for stage in stages for parameter in stage.parameters]
@@ -93,13 +83,13 @@ def test_every_parameter_is_in_exactly_one_named_stage(network: Network) -> None
 def test_layer_decay_scales_each_stage(network: Network) -> None:
     made = recipe(str(network.about), finetune={"layer_decay": 0.5, "head_lr": 4}, optim={"lr": 0.1})
     stages = stages_of(network)
-    rates = {id(p): group["lr"] for group in make_optimiser(network, made.optim, made.finetune).param_groups
-             for p in group["params"]}  # fmt: skip
-    for index, stage in enumerate(stages[:-1]):
-        expected = pytest.approx(0.1 * 0.5 ** (len(stages) - 1 - index))
-        assert {rates[id(parameter)] for parameter in stage.parameters} == {expected}
-    assert {rates[id(parameter)] for parameter in stages[-1].parameters} == {pytest.approx(0.4)}
+    optimiser = make_optimiser(network, made.optim, made.finetune)
+    rates = {id(parameter): group["lr"] for group in optimiser.param_groups for parameter in group["params"]}
     assert len(rates) == len(list(network.parameters()))
+    for n_below, stage in enumerate(reversed(stages[:-1]), start=1):
+        (rate,) = {rates[id(parameter)] for parameter in stage.parameters}
+        assert rate == pytest.approx(0.1 * 0.5**n_below)
+    assert all(rates[id(parameter)] == pytest.approx(0.4) for parameter in stages[-1].parameters)
 
 
 def test_a_frozen_network_still_explains_itself(network: Network) -> None:
@@ -114,30 +104,6 @@ def test_a_frozen_network_still_explains_itself(network: Network) -> None:
     assert images.grad is not None and images.grad.abs().sum() > 0
     freeze_for(network, recipe(str(network.about), finetune={"unfreeze": {0: 1.0}}), 0)
     assert all(parameter.requires_grad for parameter in network.parameters())
-
-
-def test_a_step_teaches_what_trains_and_leaves_every_number_of_what_is_frozen(network: Network) -> None:
-    made = recipe(str(network.about), finetune={"unfreeze": {0: "head", 1: 0.5, 2: 1.0}})
-    stages = stages_of(network)
-    n = len(stages) - 1
-    for epoch, n_frozen in enumerate((n, n - int(n * 0.5 + 0.5), 0)):
-        freeze_for(network, made, epoch)
-        before = {name: value.clone() for name, value in network.state_dict().items()}
-        learn(network)
-        frozen = {id(value) for stage in stages[:n_frozen] for part in stage.modules for value in part.buffers()}
-        frozen |= {id(parameter) for stage in stages[:n_frozen] for parameter in stage.parameters}
-        changed = set()
-        for name, value in (*network.named_parameters(), *network.named_buffers()):
-            if not torch.equal(value, before.get(name, value)):
-                changed.add(id(value))
-                assert torch.isfinite(value).all(), name
-        assert not changed & frozen
-        trained = [stage for stage in stages[n_frozen:]]
-        assert all(changed & {id(parameter) for parameter in stage.parameters} for stage in trained)
-        if epoch == 2:
-            assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
-            moved = {id(m.running_mean) for m in network.modules() if isinstance(m, _BatchNorm)}
-            assert moved <= changed
 
 
 def test_saved_weights_give_equal_outputs_and_one_channel_equals_three(network: Network, tmp_path: Path) -> None:
@@ -157,27 +123,50 @@ def test_saved_weights_give_equal_outputs_and_one_channel_equals_three(network: 
     classifier = network.backbone.model.pretrained_cfg["classifier"]
     tensors |= {f"{classifier}.weight": torch.zeros(1000, 8), f"{classifier}.bias": torch.zeros(1000)}
     safetensors.torch.save_file(tensors, path)
-    with torch.random.fork_rng():
-        summed = build(str(network.about), backbone={"weights": str(path), "gray": "sum_stem"})
+    summed = build(str(network.about), backbone={"weights": str(path), "gray": "sum_stem"})
     path.unlink()
     with torch.no_grad():
         maps, repeated = summed.eval().backbone(images), network.backbone(images)
-        colour = build_like(network)(images.expand(-1, 3, -1, -1))
     assert (maps - repeated).abs().max() <= 1e-5 * max(1.0, float(repeated.abs().max()))
-    assert colour.shape == maps.shape
-    n_stem = sum(p.numel() for p in network.backbone.parameters()) - sum(
-        p.numel() for p in summed.backbone.parameters()
-    )
-    assert n_stem > 0, "the stem has the kernels of one channel"
+    assert n_weights(summed) < n_weights(network), "the stem has the kernels of one channel"
 
 
-def build_like(network: Network) -> nn.Module:
-    """The same network for colour images, with the same weights."""
-    with torch.device("meta"):
-        made = build(str(network.about), channels="rgb").backbone
-    made.load_state_dict({**network.backbone.state_dict(), **{f"{name}": torch.full((1, 3, 1, 1), 0.5)
-                          for name in ("mean", "std")}}, assign=True)  # fmt: skip
-    return made.eval()
+def n_weights(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_step_teaches_what_trains_and_leaves_every_number_of_what_is_frozen(network: Network) -> None:
+    made = recipe(str(network.about), finetune={"unfreeze": {0: "head", 1: 0.5, 2: 1.0}})
+    stages = stages_of(network)
+    n = len(stages) - 1
+    for epoch, n_frozen in enumerate((n, n - int(n * 0.5 + 0.5), 0)):
+        freeze_for(network, made, epoch)
+        frozen = [tensor for stage in stages[:n_frozen] for tensor in numbers_of(stage)]
+        before = [tensor.clone() for tensor in frozen]
+        norms = [module for stage in stages[n_frozen:] for module in norms_of(stage)]
+        means = [norm.running_mean.clone() for norm in norms]
+        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        first = [parameter.detach().flatten()[:1000].clone() for parameter in learning]
+        optimiser = torch.optim.SGD(learning, lr=1e-2)
+        network.train()
+        loss = network(pictures(size=(64, 64))).sigmoid().mean()  # of one position, norms would give ±1 whatever comes
+        assert torch.isfinite(loss)
+        loss.backward()
+        optimiser.step()
+        assert all(torch.equal(tensor, old) for tensor, old in zip(frozen, before, strict=True))
+        assert not any(torch.equal(norm.running_mean, old) for norm, old in zip(norms, means, strict=True))
+        assert [name for name, p in network.named_parameters() if (p.grad is not None) != p.requires_grad] == []
+        moved = {id(p) for p, old in zip(learning, first, strict=True) if not torch.equal(p.flatten()[:1000], old)}
+        assert all(moved & {id(parameter) for parameter in stage.parameters} for stage in stages[n_frozen:])
+        optimiser.zero_grad()
+
+
+def numbers_of(stage: Stage) -> list[Tensor]:
+    return [*stage.parameters, *(buffer for module in stage.modules for buffer in module.buffers())]
+
+
+def norms_of(stage: Stage) -> list[Any]:
+    return [part for module in stage.modules for part in module.modules() if isinstance(part, _BatchNorm)]
 
 
 @pytest.mark.parametrize("model", SMALL)
@@ -246,8 +235,8 @@ def test_memory_is_foretold_and_networks_are_described(model: str) -> None:
     if levels[-1] == "blocks":
         assert peak_memory(build(model), (8, 1, 128, 128), made, recompute="blocks").activations < plain.activations
     described = describe_network(made)
-    assert described.forward_flops > 0 and described.parameters == sum(p.numel() for p in build(model, n_outputs=1)
-                                                                       .parameters())  # fmt: skip
+    assert described.forward_flops > 0
+    assert described.parameters == n_weights(build(model, n_outputs=1))
 
 
 @pytest.mark.parametrize("model", SMALL)
@@ -257,8 +246,8 @@ def test_reduced_precision_and_channels_last_change_only_roundings(model: str) -
     with torch.no_grad():
         expected = made(images)
         made.to(memory_format=torch.channels_last)
-        torch.testing.assert_close(made(images.contiguous(memory_format=torch.channels_last)), expected, atol=1e-4,
-                                   rtol=1e-4)  # fmt: skip
+        images = images.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(made(images), expected, atol=1e-4, rtol=1e-4)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             reduced = made(images).float()
     assert (reduced - expected).abs().max() <= 0.1 * expected.abs().max().clamp_min(0.1)
@@ -269,10 +258,8 @@ def problems(model: str, **changes: Any) -> str:
 
 
 def test_what_cannot_be_is_said_before_anything_is_built() -> None:
-    assert "did you mean" not in problems("convnext_smal") and "convnext_small" in problems("convnext_smal")
-    assert "no drop_path" in problems("test_vit", backbone={"drop_path": 0.1}) or not problems(
-        "test_vit", backbone={"drop_path": 0.1}
-    )
+    assert "convnext_small" in problems("convnext_smal") and len(problems("convnext_smal")) < 300
+    assert problems("test_vit", backbone={"drop_path": 0.1}) == ""
     assert "it has no drop_path" in problems("vgg11", backbone={"drop_path": 0.1})
     assert "gives no feature maps" in problems("efficientvit_b0")
     volume = Recipe.from_dict({"modality": "t1", "backbone": {"name": "timm", "model": "resnet18"}})
@@ -337,7 +324,7 @@ def test_files_that_do_not_fit_are_refused_naming_what_does_not(tmp_path: Path) 
     torch.save({"model": {}, "code": Path("x")}, path)
     with pytest.raises(DataError, match="more than tensors"):
         ready_weights("timm", {"model": "test_resnet", "weights": str(path)})
-    with pytest.raises(UsageError, match="no weights 'nowhere.pth'"):
+    with pytest.raises(UsageError, match=r"no weights 'nowhere\.pth'"):
         ready_weights("timm", {"model": "test_resnet", "weights": "nowhere.pth"})
 
 
@@ -366,7 +353,6 @@ def test_without_a_network_one_sentence_says_what_else_can_be_done(monkeypatch: 
     options = {"model": "resnet34", "weights": "timm"}
     with pytest.raises(UsageError, match=r"cannot be fetched.*weights: PATH.*pretrained=False"):
         ready_weights("timm", options)
-    assert "there are no weights for resnet18.nobody" not in problems("resnet34", backbone={"weights": "timm"})
 
 
 def test_a_model_that_nobody_has_trained_is_told_before_anything_is_computed() -> None:

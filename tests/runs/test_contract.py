@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroage.runs.concerns import Concern, verdict_of
+from neuroage.runs.concerns import verdict_of
 from neuroage.runs.contract import InputContract
+from neuroage.runs.departures import Concern
 from neuroage.runs.measures import MEASURES
 
 USUAL = {
@@ -31,13 +32,34 @@ USUAL = {
     "first_layer": 1.0,
     "features": 1.0,
 }
+USUAL_PICTURE = {
+    "aspect_ratio": 1.0,
+    "megapixels": 1.05,
+    "margin_share": 0.02,
+    "black_share": 0.05,
+    "white_share": 0.001,
+    "colourfulness": 0.0,
+    "border_level": 0.4,
+    "brightness": 0.8,
+    "middle_level": 0.6,
+    "bright_tail": 1.5,
+    "distinct_values": 220.0,
+    "blur_px": 1.1,
+    "symmetry": 0.9,
+    "likeness": 0.85,
+    "turned": -0.3,
+    "mirrored": -0.01,
+    "inverted": -0.9,
+    "first_layer": 1.0,
+    "features": 1.0,
+}
 RECORD = {"native_spacing_mm": [1.0, 1.0, 1.0], "mean": 0.1, "std": 1.0, "foreground_share": 0.4}
 
 
-def scans(n_scans: int, seed: int, spread: float = 0.06) -> list[dict[str, float]]:
+def scans(n_scans: int, seed: int, spread: float = 0.06, usual: dict[str, float] = USUAL) -> list[dict[str, float]]:
     rng = np.random.default_rng(seed)
     return [
-        {key: value * float(np.exp(spread * rng.standard_normal())) for key, value in USUAL.items()}
+        {key: value * float(np.exp(spread * rng.standard_normal())) for key, value in usual.items()}
         for _ in range(n_scans)
     ]
 
@@ -49,8 +71,52 @@ def contract(n_scans: int = 60, seed: int = 0, spread: float = 0.06) -> InputCon
 
 
 def test_every_measure_is_in_these_tests() -> None:
-    assert set(USUAL) == set(MEASURES)
-    assert set(contract().ranges) == set(MEASURES)
+    assert set(USUAL) | set(USUAL_PICTURE) == set(MEASURES)
+    assert set(contract().ranges) == set(USUAL)
+    assert set(contract_of_pictures().ranges) == set(USUAL_PICTURE)
+
+
+def contract_of_pictures() -> InputContract:
+    record = {**RECORD, "native_spacing_mm": [1.0, 1.0], "native_size": [1024, 1024]}
+    measures = scans(80, 0, usual=USUAL_PICTURE)
+    return InputContract.of("xray", (1.0, 1.0), (128, 128), [record] * 80, np.full(80, np.nan), measures)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words"),
+    [
+        ({"likeness": -0.1, "inverted": 0.9, "turned": 0.3, "border_level": 0.9}, "refuse", "dark and bright"),
+        ({"likeness": 0.2, "turned": 0.6}, "refuse", "turned by 90° clockwise"),
+        (
+            {"aspect_ratio": 0.5, "likeness": 0.4, "turned": 0.45, "features": 9.0},
+            "refuse",
+            "hardly like the training p",
+        ),
+        ({"likeness": 0.45, "features": 9.0}, "refuse", "another kind of picture"),
+        ({"distinct_values": 4.0}, "refuse", "only 4 distinct values"),
+        ({"mirrored": 0.2}, "warn", "left and right are exchanged"),
+        ({"white_share": 0.4}, "warn", "widen the window"),
+        ({"margin_share": 0.4}, "warn", "empty margins"),
+        ({"blur_px": 4.0}, "warn", "smoothed"),
+        ({"colourfulness": 0.2}, "warn", "photograph"),
+        ({"megapixels": 0.01}, "warn", "full size"),
+        ({"aspect_ratio": 1.8}, "warn", "stretched"),
+    ],
+)
+def test_each_mistake_with_pictures_has_a_verdict_and_its_own_words(
+    changes: dict[str, float], verdict: str, words: str
+) -> None:
+    concerns = contract_of_pictures().concerns(RECORD, {**USUAL_PICTURE, **changes}, "turned by 90° clockwise")
+    assert verdict_of(concerns) == verdict, list(map(str, concerns))
+    assert any(words in str(concern) for concern in concerns), list(map(str, concerns))
+    assert not any("scan" in str(concern) or "head" in str(concern) for concern in concerns)
+
+
+def test_usual_pictures_raise_no_concern_and_need_no_age() -> None:
+    made = contract_of_pictures()
+    assert made.n_scans == 80 and np.isnan(made.age_years).all()
+    flagged = [bool(made.concerns(RECORD, picture)) for picture in scans(300, 7, usual=USUAL_PICTURE)]
+    assert np.mean(flagged) <= 0.05
 
 
 @pytest.mark.parametrize("n_scans", [30, 60, 200])
@@ -83,7 +149,7 @@ def test_a_few_failed_scans_in_training_do_not_hide_mistakes() -> None:
         ({"field_mm_s": 60.0, "head_mm_s": 60.0}, "warn", "part of the head is missing"),
         ({"features": 30.0}, "warn", "network's features"),
         ({"negative_share": 0.4}, "warn", "standardised or centred"),
-        ({"bright_tail": float("nan")}, "warn", "brightest tissue"),
+        ({"bright_tail": float("nan")}, "warn", "brightest parts"),
     ],
 )
 def test_each_mistake_has_a_verdict_and_its_own_words(changes: dict[str, float], verdict: str, words: str) -> None:

@@ -31,7 +31,7 @@ LINE: Space = {"optim.lr": Range(low=0.0, high=1.0)}
 
 
 def regret(values: dict[str, object]) -> float:
-    """A valley that bends through rate and weight decay; 0 at rate 10⁻³·²⁵⁺¹ᐟ¹⁶, decay 10⁻¹·⁵, dropout 0.35, pool max."""
+    """A valley that bends through rate and weight decay; 0 at decay 10**-1.5, dropout 0.35, pool max."""
     rate = math.log10(float(str(values["optim.lr"]))) + 3
     decay = math.log10(float(str(values["optim.weight_decay"]))) + 2
     drop = float(str(values["head.dropout"]))
@@ -45,12 +45,17 @@ def test_the_optimum_of_the_made_problem_is_where_it_is_said_to_be() -> None:
 
 
 def test_it_beats_random_search_at_equal_budget() -> None:
+    bent = {key: VALLEY[key] for key in ("optim.lr", "optim.weight_decay")}
+
     def best(sampler: str, seed: int) -> float:
-        return search(lambda one: regret(one.values), VALLEY, 40, seed=seed, sampler=sampler).best_score
+        def objective(one: Attempt) -> float:
+            return regret({**one.values, "head.dropout": 0.35, "pool": "max"})
+
+        return search(objective, bent, 25, seed=seed, sampler=sampler).best_score
 
     model = np.array([best("gp", seed) for seed in range(5)])
     chance = np.array([best("random", seed) for seed in range(5)])
-    assert model.mean() < 0.5 * chance.mean()
+    assert model.mean() < 0.2 * chance.mean()
     assert (model < chance).sum() >= 4
 
 
@@ -87,6 +92,13 @@ def test_higher_may_be_better_and_every_kind_of_dimension_keeps_its_type() -> No
     assert {values["b"] for values in seen} <= {0.0, 0.25, 0.5, 0.75, 1.0}
     assert {str(values["c"]) for values in seen} == {"[]", "[64]", "{'0': 'head'}"}
     assert {str(values["d"]) for values in seen} == {"True", "1", "None"}
+
+
+def test_nothing_is_tried_twice_where_there_are_only_choices() -> None:
+    space: Space = {"a": Choices(values=("x", "y")), "b": Range(low=1, high=3)}
+    table = search(lambda one: float(one.values["b"]), space, 6, seed=0).table
+    assert not table[["a", "b"]].duplicated().any()
+    assert len(search(lambda one: 1.0, space, 8, seed=0).table) == 8
 
 
 def test_hopeless_trials_are_ended_early_and_counted() -> None:
@@ -215,15 +227,15 @@ def noted(path: Path) -> list[tuple[int, int, str]]:
 
 
 def test_processes_share_one_storage_and_no_trial_is_lost_or_doubled(tmp_path: Path) -> None:
-    processes = [start(tmp_path, name, 24, 0.02) for name in ("first", "second")]
+    processes = [start(tmp_path, name, 12, 0.02) for name in ("first", "second")]
     (tmp_path / "go").touch()
     ends = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     first, second = noted(tmp_path / "first"), noted(tmp_path / "second")
-    assert len(first) + len(second) == 24 and min(len(first), len(second)) >= 1
-    assert len({number for number, _, _ in first + second}) == 24
-    assert len({value for _, _, value in first + second}) == 24, "no value is tried twice"
-    assert ends[0][0] == ends[1][0] and ends[0][0].startswith("24 ")
+    assert len(first) + len(second) == 12 and min(len(first), len(second)) >= 1
+    assert len({number for number, _, _ in first + second}) == 12
+    assert len({value for _, _, value in first + second}) == 12, "no value is tried twice"
+    assert ends[0][0] == ends[1][0] and ends[0][0].startswith("12 ")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")

@@ -11,7 +11,6 @@ from pydantic import Field, field_validator
 from neuroage.errors import DataError
 from neuroage.imaging.augment.step import Parameters, SpatialStep
 
-
 LEFT_RIGHT = {3: 0, 2: 1}  # the axis from side to side, by the number of axes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from neuroage.models.weights import Say, find_weights, load_tensors, silent
 
 SPATIAL_DIMS = (2,)
 LEAST_PIXELS = 32  # along each axis; most networks halve five times
+SMALLEST_PICTURE = (LEAST_PIXELS, 49)  # tried with; 49 is a multiple of no patch
 N_SUGGESTED = 5
 
 Gray = Literal["sum_stem", "repeat"]
@@ -55,7 +57,6 @@ class TimmFeatures(nn.Module):
         self.model_channels = model_channels
         self.channels_last = str(getattr(model, "output_fmt", "")) == "NHWC"
         self.only_size = tuple(about["input_size"][1:]) if resizes else None
-        self.least_size = max(LEAST_PIXELS, *(about.get("min_input_size") or (0,))[-2:])
         for name, usual in (("mean", 0.0), ("std", 1.0)):
             values = torch.tensor(about[name] if normalise else [usual] * 3)
             # One number for all three channels of a gray image: only then may kernels be summed instead.
@@ -76,7 +77,7 @@ class TimmFeatures(nn.Module):
         if self.only_size is not None:
             size = self.only_size
         else:
-            growth = max(1.0, self.least_size / min(height, width))
+            growth = max(1.0, LEAST_PIXELS / min(height, width))
             size = (round(height * growth), round(width * growth))
         if size == (height, width):
             return images
@@ -86,7 +87,7 @@ class TimmFeatures(nn.Module):
         """Tokens (B, N, F) of images of a size → (B, F, h, w), without class and other extra tokens."""
         tokens = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
         n_positions = tokens.shape[1]
-        patches = getattr(self.model, "patch_embed", None)
+        patches: Any = getattr(self.model, "patch_embed", None)
         if hasattr(patches, "dynamic_feat_size"):
             rows, columns = patches.dynamic_feat_size(tuple(size))
         else:
@@ -164,42 +165,47 @@ def _has_weights(module: nn.Module | None) -> bool:
     return module is not None and any(True for _ in module.parameters())
 
 
-def _made(model: str, in_channels: int, gray: Gray, drop_path: float, normalise: bool) -> TimmFeatures:
+def _made(
+    model: str, in_channels: int, gray: Gray, drop_path: float, *, normalise: bool = True, resizes: bool = False
+) -> TimmFeatures:
     """Make a network with random weights."""
-    timm = timm_library()
+    create = timm_library().create_model
     n_channels = 1 if in_channels == 1 and gray == "sum_stem" else 3
     options: dict[str, Any] = {"num_classes": 0, "in_chans": n_channels}
     if drop_path:
         options["drop_path_rate"] = drop_path
-    resizes = bool(getattr(timm.get_pretrained_cfg(model), "fixed_input_size", False))
-    if resizes:
-        try:  # transformers whose positions can be interpolated
-            made = timm.create_model(model, **options, dynamic_img_size=True, dynamic_img_pad=True)
-            resizes = False
-        except TypeError:
-            made = timm.create_model(model, **options)
-    else:
-        made = timm.create_model(model, **options)
+    made = None
+    if not resizes:
+        with suppress(TypeError):  # transformers alone know how to interpolate their positions
+            made = create(model, **options, dynamic_img_size=True, dynamic_img_pad=True)
+    if made is None:
+        made = create(model, **options)
     return TimmFeatures(made, in_channels, n_channels, resizes=resizes, normalise=normalise)
 
 
 @lru_cache(maxsize=64)
-def _misfit(model: str, in_channels: int, gray: Gray, drop_path: float) -> str:
-    """Say why a network of timm cannot be a backbone; empty where it can. It is built with shapes alone."""
-    rows, columns = 2 * LEAST_PIXELS, 3 * LEAST_PIXELS
-    try:
-        with torch.device("meta"), torch.no_grad():
-            network = _made(model, in_channels, gray, drop_path, True).eval()
-            maps = network(torch.empty(1, in_channels, rows, columns))
-    except TypeError as error:
-        if "drop_path" in str(error):
-            return "it has no drop_path: leave drop_path out"
-        return f"timm cannot build it with these options ({error})"
-    except Exception as error:  # thousands of networks of dozens of authors: each fails in its own way
-        return f"it gives no feature maps ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-    if maps.ndim == 4 and maps.shape[1] == network.n_features:
-        return ""
-    return f"it gives no feature maps, but {tuple(maps.shape)} for {rows}×{columns} pixels"
+def _try(model: str, in_channels: int, gray: Gray, drop_path: float) -> tuple[str, bool]:
+    """Try with shapes alone whether a network can be a backbone.
+
+    Returns:
+        Why it cannot, empty where it can; and whether it takes pictures of its own size alone.
+    """
+    wrong = ""
+    for resizes in (False, True):
+        try:
+            with torch.device("meta"), torch.no_grad():
+                network = _made(model, in_channels, gray, drop_path, resizes=resizes).eval()
+                maps = network(torch.empty(1, in_channels, *SMALLEST_PICTURE))
+        except TypeError as error:
+            no_drop_path = "drop_path" in str(error)
+            return ("it has no drop_path: leave drop_path out" if no_drop_path else f"{error}"), False
+        except Exception as error:  # a thousand networks of many authors: each fails in its own way
+            wrong = f"it gives no feature maps ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            continue
+        if maps.ndim == 4 and maps.shape[1] == network.n_features:
+            return "", resizes
+        wrong = f"it gives no feature maps, but an array of {tuple(maps.shape)} for a picture"
+    return wrong, False
 
 
 def check(*, in_channels: int, model: str, gray: Gray = "sum_stem", drop_path: float = 0.0, **options: Any) -> None:
@@ -218,7 +224,8 @@ def check(*, in_channels: int, model: str, gray: Gray = "sum_stem", drop_path: f
             f"backbone timm: no model {model!r}",
             expected="a name of timm.list_models()" + (f", such as {', '.join(near)}" if near else ""),
         )
-    if wrong := _misfit(model, in_channels, gray, drop_path):
+    wrong, _ = _try(model, in_channels, gray, drop_path)
+    if wrong:
         raise UsageError(f"backbone timm: {model} cannot be used: {wrong}")
 
 
@@ -282,7 +289,8 @@ def build(
     """
     refuse_dimensions("timm", spatial_dims)
     check(in_channels=in_channels, model=model, gray=gray, drop_path=drop_path)
-    network = _made(model, in_channels, gray, drop_path, normalise)
+    _, resizes = _try(model, in_channels, gray, drop_path)
+    network = _made(model, in_channels, gray, drop_path, normalise=normalise, resizes=resizes)
     if weights == OWN:
         check_weights(weights=weights, model=model)
         take_weights(network.model, fetch_own(model, say), model)

@@ -10,8 +10,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from neuroage.imaging.batches import age_weights
-
 
 class AgeTask(ABC):
     """A task whose target is `age`, in years.
@@ -69,3 +67,21 @@ class AgeTask(ABC):
     def example(self, n_scans: int) -> pd.DataFrame:
         """Ages from 20 to 80 years."""
         return pd.DataFrame({"age": np.linspace(20.0, 80.0, n_scans)})
+
+
+def age_weights(ages: np.ndarray, balance: float, width_years: float = 4.0) -> np.ndarray:
+    """Weigh scans by how rare their age is.
+
+    Args:
+        ages: Years, shape (n,).
+        balance: 0 (all alike) to 1 (every age equally frequent): weight ∝ density^(−balance).
+        width_years: Standard deviation of the Gaussian kernel that estimates the density of ages.
+
+    Returns:
+        Weights, shape (n,), mean 1.
+    """
+    counts, edges = np.histogram(ages, bins=np.arange(np.floor(ages.min()) - 1, np.ceil(ages.max()) + 2))
+    middles = (edges[:-1] + edges[1:]) / 2
+    kernel = np.exp(-0.5 * ((ages[:, None] - middles[None]) / width_years) ** 2)
+    weights = (kernel @ counts) ** -balance
+    return np.asarray(weights / weights.mean())

@@ -23,6 +23,7 @@ MOST_SCANS = 5000  # that it is fitted on: beyond, a linear model on a thousand 
 STRENGTHS = (3e-5, 3e-4, 3e-3, 3e-2)  # C of scikit-learn, for standardised features; the training scans choose
 N_PARTS = 3  # of the training subjects, each left out once to choose
 MOST_ITERATIONS = 200
+TOLERANCE = 1e-3  # of the gradient: the second digit of any figure no longer moves
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _logistic(seen: np.ndarray, wanted: np.ndarray, groups: np.ndarray) -> tuple
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline to two digits needs no more iterations
         best = max(STRENGTHS, key=lambda strength: _left_out_likelihood(seen, wanted, groups, strength))
-        model = LogisticRegression(C=best, max_iter=MOST_ITERATIONS).fit(seen, wanted)
+        model = LogisticRegression(C=best, max_iter=MOST_ITERATIONS, tol=TOLERANCE).fit(seen, wanted)
     return model.coef_.T, model.intercept_, model.classes_
 
 
@@ -165,7 +166,7 @@ def _left_out_likelihood(seen: np.ndarray, wanted: np.ndarray, groups: np.ndarra
         train, left_out = part != index, part == index
         if not left_out.any() or len(np.unique(wanted[train])) < 2:
             continue
-        model = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS).fit(seen[train], wanted[train])
+        model = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS, tol=TOLERANCE).fit(seen[train], wanted[train])
         place = {name: column for column, name in enumerate(model.classes_)}
         probability = model.predict_proba(seen[left_out])
         for row, name in zip(probability, wanted[left_out], strict=True):

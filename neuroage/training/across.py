@@ -1,0 +1,130 @@
+"""Trained here, tested there: every model on the data of every hospital (the experiment of arXiv 2002.02497)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pandas as pd
+
+from neuroage.analysis import CrossDomain, cross_domain_table, write_cross_domain
+from neuroage.cohort import Cohort
+from neuroage.errors import InfeasibleError, UsageError
+from neuroage.imaging.duplicates import GROUP_COLUMN, SURE_DISTANCE, find_duplicates
+from neuroage.runs.evaluation import headline_set
+from neuroage.runs.run import Run
+from neuroage.training.observer import Observer
+from neuroage.training.predict import predict, subjects_trained_on
+
+if TYPE_CHECKING:
+    from neuroage.imaging.store import Store
+
+
+class HasRun(Protocol):
+    """A fitted estimator."""
+
+    @property
+    def run(self) -> Run:
+        """Its run."""
+
+
+def cross_domain(
+    models: Mapping[str, HasRun | Run | str | os.PathLike[str]],
+    cohorts: Mapping[str, Cohort],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    store: Store | None = None,
+    observer: Observer | None = None,
+) -> CrossDomain:
+    """Test every model on every cohort, label by label.
+
+    A model's own domain is the cohort of the same name: there it is tested on the subjects that its split held out. On
+    others it is tested on everyone it was not trained on. All models are scored on the same scans of a cohort. Scans
+    that a model's input contract would refuse are predicted all the same, since what they cost is the question; their
+    number is in the result's `meta`.
+
+    Args:
+        models: Name of the domain it was trained on → a fitted classifier, its run, or the folder of that.
+        cohorts: Name of the domain → its scans, with labels under the same names. A label may be missing: its cells
+            stay blank.
+        out: Folder for the table as CSV, the heat map and the page; None: nothing is written.
+        store: Prepared images; the user's cache folder when None.
+        observer: Receives news.
+
+    Returns:
+        The train × test × label table with intervals, the drop against the own domain, prevalences, and how many
+        subjects and images a model's training data share with the scans that it is tested on (by id and by content).
+
+    Raises:
+        UsageError: A model predicts ages, or no model or no cohort is given.
+        InfeasibleError: No scan of a cohort may be tested.
+    """
+    observer = observer or Observer()
+    if not models or not cohorts:
+        raise UsageError("cross_domain needs models and cohorts", expected="a name and one of each, at least")
+    runs = {name: _run_of(model) for name, model in models.items()}
+    for name, run in runs.items():
+        if run.target["kind"] == "age":
+            raise UsageError(f"the model {name!r} predicts ages", expected="models that predict labels")
+    tested = {name: _test_scans(name, cohort, runs) for name, cohort in cohorts.items()}
+    results, shared, refused = {}, {}, {}
+    for trained_on, run in runs.items():
+        known = subjects_trained_on(run)
+        training = run.leaves[0].cohort.select(subject_ids=sorted(known))
+        for name, cohort in tested.items():
+            observer.stage(f"Trained on {trained_on}, tested on {name}")
+            chosen = cohort.select(modality=run.recipe.modality)
+            answer = predict(run, chosen, store=store, force=True, observer=observer)
+            results[trained_on, name] = (answer.table.assign(set="test"), run.target)
+            shared[trained_on, name] = {
+                "subjects": len(known & set(chosen.table["subject_id"])),
+                "images": count_shared_images(training, chosen),
+            }
+            refused[f"{trained_on} → {name}"] = int((answer.table["verdict"] == "refuse").sum())
+    meta = {"refused_by_contract": {pair: n for pair, n in refused.items() if n}}
+    found = cross_domain_table(results, sets=("test",), shared=shared, meta=meta)
+    if out is not None:
+        write_cross_domain(found, Path(out))
+    return found
+
+
+def _run_of(model: HasRun | Run | str | os.PathLike[str]) -> Run:
+    if isinstance(model, (str, os.PathLike)):
+        return Run.open(model)
+    return model if isinstance(model, Run) else model.run
+
+
+def _test_scans(name: str, cohort: Cohort, runs: Mapping[str, Run]) -> Cohort:
+    """Give the scans of a domain on which every model may be tested: nobody that one was trained or selected on."""
+    table = cohort.table
+    forbidden: set[str] = set()
+    for run in runs.values():
+        forbidden |= subjects_trained_on(run)
+    own = runs.get(name)
+    if own is not None:
+        predictions: pd.DataFrame = own.predictions
+        held_out = set(predictions.loc[predictions["set"] == headline_set(own), "subject_id"])
+        table = table[table["subject_id"].isin(held_out)]
+    table = table[~table["subject_id"].isin(forbidden)]
+    if table.empty:
+        raise InfeasibleError(
+            f"No scan of {name} may be tested: every subject was trained on",
+            expected="a cohort with the subjects that the model's split held out, or others",
+        )
+    return cohort.select(scan_ids=table["scan_id"].tolist())
+
+
+def count_shared_images(training: Cohort, tested: Cohort) -> int:
+    """Count the scans of one cohort that are also in another, by content: equal, or one picture altered."""
+    tables = [
+        cohort.table.assign(scan_id=side + "/" + cohort.table["scan_id"], side=side)
+        for side, cohort in (("training", training), ("tested", tested))
+    ]
+    joined = pd.concat(tables, ignore_index=True)
+    plain = Cohort(joined[["scan_id", "subject_id", "path", "side"]])
+    groups = find_duplicates(plain, distance=SURE_DISTANCE).table.set_index("scan_id")[GROUP_COLUMN]
+    joined["alike"] = joined["scan_id"].map(groups).fillna("")
+    both = joined[(joined["side"] == "training") & (joined["alike"] != "")]["alike"]
+    return int(((joined["side"] == "tested") & joined["alike"].isin(both)).sum())

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from label_cases import NAMES, class_predictions, multilabel_predictions, target_of
+
+from neuroage.analysis import LabelCalibration, choose_thresholds, fit_label_calibration, predicted_labels
+from neuroage.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def overconfident():
+    return multilabel_predictions(n_scans=1200, n_subjects=600, sharp=2.5).assign(set="validation")
+
+
+def test_the_temperature_that_was_put_in_is_found(overconfident):
+    found = fit_label_calibration(overconfident, target_of())
+    assert found.temperatures == pytest.approx([2.5] * 3, rel=0.2)
+    for entry in found.fitted:
+        for figure in ("nll", "brier", "ece"):
+            assert entry[f"{figure}_after"] < entry[f"{figure}_before"], figure
+    assert found.n_scans == 1200 and found.notes == []
+
+
+def test_applying_it_changes_probabilities_and_keeps_their_order(overconfident):
+    calibration = fit_label_calibration(overconfident, target_of())
+    changed = calibration.apply(overconfident)
+    assert (changed["probability_Mass"].rank() == overconfident["probability_Mass"].rank()).all()
+    assert np.abs(changed["probability_Mass"] - 0.5).mean() < np.abs(overconfident["probability_Mass"] - 0.5).mean()
+    others = [column for column in overconfident.columns if not column.startswith("probability_")]
+    pd.testing.assert_frame_equal(changed[others], overconfident[others])
+
+
+def test_classes_share_one_temperature_and_still_add_up_to_one():
+    table = class_predictions(n_scans=2000, strength=2.0)
+    columns = [f"probability_{name}" for name in "abcd"]
+    sharp = table[columns].to_numpy() ** 3
+    table[columns] = sharp / sharp.sum(axis=1, keepdims=True)
+    found = fit_label_calibration(table, target_of(*"abcd", kind="multiclass"), set_name="test")
+    assert len(found.temperatures) == 1 and found.temperatures[0] > 1.5
+    assert found.fitted[0]["nll_after"] < found.fitted[0]["nll_before"]
+    changed = found.apply(table)[columns]
+    assert changed.sum(axis=1).to_numpy() == pytest.approx(1)
+    assert (changed.to_numpy().argmax(axis=1) == sharp.argmax(axis=1)).all()
+
+
+def test_a_label_with_too_few_positives_keeps_its_probabilities_and_says_so(overconfident):
+    rare = overconfident.assign(target_Hernia=(np.arange(len(overconfident)) < 4).astype(float))
+    found = fit_label_calibration(rare, target_of())
+    assert found.temperatures[2] == 1.0 and found.temperatures[1] > 1.5
+    assert found.notes == [
+        "Hernia: temperature stays 1, for there are 4 positives and 1196 negatives, and 5 of each are needed."
+    ]
+    assert (found.apply(rare)["probability_Hernia"] == rare["probability_Hernia"]).all()
+
+
+def test_labels_that_are_told_apart_perfectly_have_no_temperature(overconfident):
+    perfect = overconfident.assign(probability_Mass=0.3 + 0.4 * overconfident["target_Mass"])
+    found = fit_label_calibration(perfect, target_of())
+    assert found.temperatures[1] == 1.0 and "no best value" in found.notes[0]
+
+
+def test_it_survives_json_with_thresholds_that_cannot_be_met(overconfident):
+    fitted = fit_label_calibration(overconfident, target_of())
+    kept = fitted.with_thresholds({"Mass": 0.25, "Hernia": float("nan")}, "f1")
+    again = LabelCalibration.from_dict(json.loads(json.dumps(kept.to_dict()).replace("NaN", "null")))
+    assert again.temperatures == kept.temperatures and again.labels == NAMES
+    assert again.thresholds["Mass"] == 0.25 and np.isnan(again.thresholds["Hernia"])
+    assert again.notes == ["Hernia: no threshold meets f1."]
+
+
+def test_only_the_named_set_is_fitted_on(overconfident):
+    other = multilabel_predictions(n_scans=400, n_subjects=200, sharp=0.2).assign(
+        set="test", scan_id=lambda t: "t" + t["scan_id"], subject_id=lambda t: "t" + t["subject_id"]
+    )
+    both = pd.concat([overconfident, other])
+    assert fit_label_calibration(both, target_of()) == fit_label_calibration(overconfident, target_of())
+    assert choose_thresholds(both, target_of(), "f1") == choose_thresholds(overconfident, target_of(), "f1")
+    with pytest.raises(DataError, match="no row of set"):
+        fit_label_calibration(other, target_of())
+
+
+def test_another_models_calibration_is_refused(overconfident):
+    calibration = fit_label_calibration(overconfident, target_of())
+    with pytest.raises(DataError, match="probability_Edema"):
+        calibration.apply(overconfident.drop(columns="probability_Edema"))
+    with pytest.raises(DataError, match="one of them only"):
+        calibration.recalibrate(np.full((2, 2), 0.5), ("Edema", "Mass"))
+
+
+def rates(table, label, threshold):
+    real, called = table[f"target_{label}"] == 1, table[f"probability_{label}"] >= threshold
+    return called[real].mean(), (~called[~real]).mean()
+
+
+def test_a_rule_is_met_and_no_other_threshold_meets_it_better(overconfident):
+    small = overconfident.head(100)
+    for label, threshold in choose_thresholds(small, target_of(), "sensitivity>=0.9").items():
+        sensitivity, specificity = rates(small, label, threshold)
+        assert sensitivity >= 0.9
+        for other in small[f"probability_{label}"]:
+            if rates(small, label, other)[0] >= 0.9:
+                assert rates(small, label, other)[1] <= specificity + 1e-12
+    for label, threshold in choose_thresholds(overconfident, target_of(), "specificity >= 0.95").items():
+        sensitivity, specificity = rates(overconfident, label, threshold)
+        assert specificity >= 0.95 and 0.2 < sensitivity < 0.9
+
+
+def test_f1_and_youden_find_their_maximum(overconfident):
+    small = overconfident.head(80)
+    youden = choose_thresholds(small, target_of(), "youden")["Mass"]
+    best = max(sum(rates(small, "Mass", at)) for at in small["probability_Mass"])
+    assert sum(rates(small, "Mass", youden)) == pytest.approx(best)
+    from sklearn.metrics import f1_score
+
+    def f1(at):
+        return f1_score(small["target_Mass"], small["probability_Mass"] >= at)
+
+    assert f1(choose_thresholds(small, target_of(), "F1")["Mass"]) == pytest.approx(
+        max(map(f1, small["probability_Mass"]))
+    )
+
+
+def test_a_rule_that_cannot_be_met_gives_nan(overconfident):
+    found = choose_thresholds(overconfident.assign(target_Hernia=0.0), target_of(), "sensitivity>=0.9")
+    assert np.isnan(found["Hernia"]) and np.isfinite(found["Mass"])
+    constant = overconfident.assign(probability_Mass=0.3)
+    assert np.isnan(choose_thresholds(constant, target_of(), "specificity>=0.95")["Mass"])
+
+
+@pytest.mark.parametrize("rule", ["sensitivity>0.9", "sensitivity>=90", "specificity>=0", "recall>=0.9", "", "f2"])
+def test_rules_that_cannot_be_read_are_refused_with_an_example(rule):
+    with pytest.raises(UsageError, match=r"sensitivity>=0\.9"):
+        choose_thresholds(multilabel_predictions(), target_of(), rule)
+
+
+def test_decisions_follow_the_thresholds():
+    table = pd.DataFrame({"probability_a": [0.2, 0.5, 0.7], "probability_b": [0.2, 0.5, 0.7]})
+    found = predicted_labels(table, target_of("a", "b"), {"a": 0.6, "b": float("nan")})
+    assert found["predicted_a"].tolist() == [0, 0, 1] and found["predicted_b"].isna().all()
+    assert predicted_labels(table, target_of("a", "b"))["predicted_b"].tolist() == [0, 1, 1]
+    of_classes = predicted_labels(table.assign(probability_b=0.5), target_of("a", "b", kind="multiclass"))
+    assert of_classes["predicted_label"].tolist() == ["b", "a", "a"]
+    with pytest.raises(DataError, match="probability_c"):
+        predicted_labels(table, target_of("a", "c"))
+
+
+def test_thresholds_for_classes_are_refused():
+    with pytest.raises(UsageError, match="most probable class"):
+        choose_thresholds(class_predictions(), target_of(*"abcd", kind="multiclass"), "f1")
