@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -152,11 +153,14 @@ def recipe_page() -> str:
              "wrong types and bad ranges are reported together, each with its line. `--set optim.lr=1e-4` changes one "
              "value; numbers in a key count list entries from 0, as in `--set augment.0.p=0.2`.\n"]  # fmt: skip
     parts += ["## Top level\n", table(["key", "value", "default", "meaning"], _model_rows(recipe.Recipe, ""))]
-    for section in ("prepare", "head", "finetune", "optim", "training", "predict"):
-        model = typing.get_type_hints(recipe.Recipe)[section]
-        parts += [f"## {section}\n", said_by(model) + "\n"]
+    hints = typing.get_type_hints(recipe.Recipe)
+    sections = [("prepare", recipe.Prepare), ("prepare", recipe.PreparePicture)]
+    sections += [(name, hints[name]) for name in ("head", "finetune", "optim", "training", "predict")]
+    for section, model in sections:
+        title = f"{section}, for pictures" if model is recipe.PreparePicture else section
+        parts += [f"## {title}\n", said_by(model) + "\n"]
         parts += [table(["key", "value", "default", "meaning"], _model_rows(model, f"{section}."))]
-        if section == "prepare":
+        if model is recipe.Prepare:
             for name, inner in (("binning", recipe.Binning), ("histogram", recipe.Histogram)):
                 parts += [f"### prepare.{name}\n", said_by(inner) + "\n"]
                 parts += [table(["key", "value", "default", "meaning"], _model_rows(inner, f"prepare.{name}."))]
@@ -185,8 +189,9 @@ def recipe_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if name in model.model_fields:
             kind = without_none(hint)
             yield f"{prefix}{name}"
-            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ != "Named":
-                yield from recipe_keys(kind, f"{prefix}{name}.")
+            for inner in typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
+                if isinstance(inner, type) and issubclass(inner, BaseModel) and inner.__name__ != "Named":
+                    yield from recipe_keys(inner, f"{prefix}{name}.")
 
 
 def _model_rows(

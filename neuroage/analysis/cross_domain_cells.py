@@ -16,6 +16,7 @@ from neuroage.analysis.label_intervals import (
     ResampledFigures,
     bound,
     bound_difference,
+    bound_mean,
     carriers,
     resample_figures,
 )
@@ -129,7 +130,7 @@ def cell_figures(one: ScoredCell, label: str, common: Sequence[str]) -> dict[str
         if np.isnan(figure.value):
             no_positive = "no positive scan" if not row["n_positive"] else "no negative scan"
             row["absent"] = "the test data do not have it" if label in one.unknown else no_positive
-    found = bound("" if label == MACRO else "auroc", figure, one.n_carriers(label))
+    found = _bounded(figure, label, one)
     return row | {"auroc": found.value, "auroc_low": found.low, "auroc_high": found.high}
 
 
@@ -141,7 +142,7 @@ def drop_figures(
     figure = home.figure(label, common) if home and not at_home else None
     if figure is None or home is None:
         return _named("drop", Interval(*[float("nan")] * 3))
-    there = bound("" if label == MACRO else "auroc", figure, home.n_carriers(label))
+    there = _bounded(figure, label, home)
     return _named("drop", difference_of_independent(there, here))
 
 
@@ -165,7 +166,15 @@ def deficit_figures(here: ScoredCell, local: ScoredCell | None, label: str, comm
     figure, other = here.figure(label, common), local.figure(label, common) if local else None
     if local is None or local is here or figure is None or other is None:
         return _named("deficit", Interval(*[float("nan")] * 3))
-    return _named("deficit", bound_difference(other.minus(figure), here.n_carriers(label)))
+    difference = other.minus(figure)
+    return _named("deficit", (bound_mean if label == MACRO else bound_difference)(difference, here.n_carriers(label)))
+
+
+def _bounded(figure: Resampled, label: str, one: ScoredCell) -> Interval:
+    if label != MACRO:
+        return bound("auroc", figure, one.n_carriers(label))
+    found = bound_mean(figure, one.n_carriers(label))
+    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0)) if found.low < found.high else found
 
 
 def _named(what: str, found: Interval) -> dict[str, float]:

@@ -162,8 +162,9 @@ def _method(numbers: LabelNumbers) -> list[str]:
         "hard they are; the interval takes both as independent.",
         "Deficit: AUROC of the model that was trained on the test data, minus this one's, paired on the same scans. It "
         "says what training there would have gained.",
-        "Intervals: 95%, BCa bootstrap over groups (subjects, where the table names no group), widened for few; none "
-        "where fewer than five groups have a positive, or a negative.",
+        "Intervals: 95%, bootstrap over groups (subjects, where the table names no group), BCa widened for few; of "
+        "means spread to the standard error of leaving out groups. None where fewer than five groups have a positive, "
+        "or a negative.",
         "Prevalence differs between data sets. AUROC does not depend on it, but who counts as positive may: labels of "
         "the same name can mean different things (Cohen 2020, arXiv 2002.02497).",
         "Subjects or images in two data sets make a test on data from elsewhere a test on training data.",

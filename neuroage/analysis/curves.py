@@ -5,11 +5,25 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from neuroage.analysis.curve_reading import (
+    AUROC,
+    MAE,
+    METRICS,
+    CurveMetric,
+    best_epoch_of,
+    best_row,
+    explain_curves,
+    has_curve,
+    held_back_set,
+    metric_of,
+    overfitting_onset,
+    value_at,
+)
 from neuroage.analysis.drawing import DASHES, GREYS, INK, PALETTE, PAPER, new_figure, rule, save_figure, style
 from neuroage.errors import DataError
 
@@ -17,13 +31,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MAE_LINES = {  # history column: (label, colour, width, dash)
-    "train_mae": ("train, as trained (augmented)", GREYS[0], 1.2, "-"),
-    "train_mae_eval": ("train, without augmentation", PALETTE[4], 1.5, "-"),
-    "inner_mae": ("inner: scans held back from training", PALETTE[0], 2.0, "-"),
+__all__ = ["explain_curves", "loss_curves", "overfitting_onset", "overlay_curves"]
+
+_Line = tuple[str, str, float, str]  # label, colour, width, dash
+_AS_TRAINED: _Line = ("train, as trained (augmented)", GREYS[0], 1.2, "-")
+_HELD_BACK = {
+    "inner": "inner: scans held back from training",
+    "validation": "validation: scans that no step learns from",
 }
-_MAE_NAMES = ("train_mae", "inner_mae", "train_mae_eval")
-_LOSS_LINES = {"train_loss": ("train (augmented)", GREYS[0], 1.2, "-"), "inner_loss": ("inner", PALETTE[0], 1.6, "-")}
+
+
+class _Panel(NamedTuple):
+    """One of the axes under each other: what is drawn, and how high it is in inches."""
+
+    title: str
+    lines: dict[str, _Line]  # history column: line
+    height: float
+
+
+def _panels(history: pd.DataFrame) -> list[_Panel]:
+    """Give the panels that a history can fill: the metric, what is logged of labels while training, the loss."""
+    metric, held = metric_of(history), held_back_set(history)
+    lines: dict[str, _Line] = {f"train_{metric.name}": _AS_TRAINED} if metric is MAE else {}
+    lines[f"train_{metric.name}_eval"] = ("train, without augmentation", PALETTE[4], 1.5, "-")
+    lines[f"{held}_{metric.name}"] = (_HELD_BACK[held], PALETTE[0], 2.0, "-")
+    panels = [_Panel(f"{metric.title} ({metric.unit})" if metric.unit else metric.title, lines, 2.5)]
+    if metric is not MAE:
+        panels.append(_Panel("Share wrong", {f"train_{metric.running}": _AS_TRAINED}, 1.3))
+    losses = {"train_loss": ("train (augmented)", GREYS[0], 1.2, "-"), f"{held}_loss": (held, PALETTE[0], 1.6, "-")}
+    panels.append(_Panel("Loss", losses, 1.3))
+    return [panel for panel in panels if any(has_curve(history, column) for column in panel.lines)]
 
 
 def loss_curves(
@@ -38,12 +75,13 @@ def loss_curves(
     """Draw a training's history, and say in words what the curves mean.
 
     Args:
-        history: One row per epoch. Column epoch; any of train_mae (with augmentation), train_mae_eval (without, eval
-            mode), inner_mae (years), train_loss, inner_loss. A value may be missing.
+        history: One row per epoch. Column epoch; of ages any of train_mae (with augmentation), train_mae_eval (without,
+            eval mode), inner_mae (years); of labels train_error_rate, train_auroc_eval, inner_auroc; train_loss,
+            inner_loss. Without an inner part, validation_… stands for it. A value may be missing.
         path: Where to write the figure; not written when None.
-        baseline_mae: MAE of predicting the mean age, in years, drawn as a line.
-        patience: Epochs over which the inner MAE has to rise before over-fitting is marked.
-        best_epoch: The epoch that was kept; the lowest inner MAE when None.
+        baseline_mae: MAE of predicting the mean age, in years, drawn as a line; the history's own baseline when None.
+        patience: Epochs over which the held-back metric has to turn before over-fitting is marked.
+        best_epoch: The epoch that was kept; the best of the held-back metric when None.
         title: Heading of the figure.
 
     Returns:
@@ -53,100 +91,37 @@ def loss_curves(
         DataError: When there is no epoch, or nothing to draw.
     """
     table = _checked(history)
-    best = best_epoch if best_epoch is not None else _best(table)
+    metric, panels = metric_of(table), _panels(table)
+    if not panels:
+        named = ("train_mae", "train_mae_eval", "inner_mae", "train_auroc_eval", "inner_auroc", "train_loss")
+        raise DataError("a history without any curve", expected="one of " + ", ".join(named))
+    best = best_epoch if best_epoch is not None else best_epoch_of(table)
     onset = overfitting_onset(table, patience)
-    drawn = [lines for lines in (_MAE_LINES, _LOSS_LINES) if any(_has(table, column) for column in lines)]
-    if not drawn:
-        raise DataError("a history without any curve", expected="one of " + ", ".join([*_MAE_LINES, *_LOSS_LINES]))
+    baseline = baseline_mae if baseline_mae is not None else value_at(table, f"baseline_mean_{metric.name}", None)
     with style():
         words = textwrap.fill(explain_curves(table, best, onset), 112)
-        figure = new_figure(7.2, 1.0 + 2.5 * (drawn[0] is _MAE_LINES) + 1.5 * (_LOSS_LINES in drawn))
-        heights = [2.5 if lines is _MAE_LINES else 1.3 for lines in drawn]
-        panels = figure.subplots(len(drawn), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-        for lines, axes in zip(drawn, panels, strict=True):
-            if lines is _MAE_LINES:
-                _draw_baseline(axes, baseline_mae)
-            _draw_lines(axes, table, lines)
-            axes.set_ylabel("MAE (years)" if lines is _MAE_LINES else "Loss")
-            _mark(axes, table, best, onset, named=axes is panels[0])
+        figure = new_figure(7.2, 1.0 + sum(panel.height + 0.2 * (panel.height < 2) for panel in panels))
+        heights = [panel.height for panel in panels]
+        drawn = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        for panel, axes in zip(panels, drawn, strict=True):
+            of_metric = panel.title.startswith(metric.title)
+            if of_metric:
+                _draw_baseline(axes, baseline, metric)
+            _draw_lines(axes, table, panel)
+            axes.set_ylabel(panel.title)
+            _mark(axes, table, best, onset, named=axes is drawn[0], metric=metric if of_metric else None)
             rule(axes)
             axes.legend(
                 loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, fontsize=8, handlelength=1.6, borderpad=0.2
             )
         if title:
-            panels[0].set_title(title, pad=22)
-        panels[-1].set_xlabel("Epoch")
-        _whole_epochs(panels[-1])
+            drawn[0].set_title(title, pad=22)
+        drawn[-1].set_xlabel("Epoch")
+        _whole_epochs(drawn[-1])
         figure.supxlabel(words, x=0.02, ha="left", fontsize=8.2, color="#4A4F57", linespacing=1.4)
     if path is not None:
         save_figure(figure, path)
     return figure
-
-
-def explain_curves(history: pd.DataFrame, best_epoch: int | None, onset: int | None) -> str:
-    """Say in words what a history shows: the gap between the curves, the best epoch, over-fitting.
-
-    Args:
-        history: As for `loss_curves`.
-        best_epoch: The epoch that was kept, if any.
-        onset: The epoch where over-fitting starts, if any.
-
-    Returns:
-        One paragraph; empty when there is nothing to say.
-    """
-    said = []
-    train, inner, plain = (_value_at(history, column, best_epoch) for column in _MAE_NAMES)
-    when = "At the end" if best_epoch is None else f"At the best epoch, {best_epoch},"
-    if train is not None and inner is not None and train > inner:
-        said.append(
-            f"{when} training ({train:.1f} years) lies above the inner curve ({inner:.1f}). That is normal: "
-            "only training scans are augmented, and dropout acts only in training; both make the task harder."
-        )
-    elif train is not None and inner is not None:
-        said.append(f"{when} training is {train:.1f} years off, the scans held back from it {inner:.1f}.")
-    elif inner is not None:
-        said.append(f"{when} the scans held back from training are {inner:.1f} years off.")
-    if plain is not None and inner is not None and inner >= plain:
-        said.append(
-            f"The fair comparison is training without augmentation ({plain:.1f}) with inner: "
-            f"the {inner - plain:.1f} years between them do not carry over to new people."
-        )
-    elif plain is not None and inner is not None:
-        said.append(
-            f"Training without augmentation ({plain:.1f}) is no better than inner: nothing learnt by heart yet."
-        )
-    if onset is not None:
-        said.append(f"It over-fits from epoch {onset} on: the inner error rises while the training error still falls.")
-    elif _has(history, "inner_mae") and _has(history, "train_mae_eval"):
-        said.append("No over-fitting to be seen.")
-    return " ".join(said)
-
-
-def overfitting_onset(history: pd.DataFrame, patience: int = 10) -> int | None:
-    """Find the epoch from which the inner MAE rises, for `patience` epochs or more, while the training MAE still falls.
-
-    Both trends have to stand out of the epoch-to-epoch noise (|slope| above 2 standard errors), so that a flat, noisy
-    curve gets no mark.
-
-    Args:
-        history: One row per epoch: epoch, inner_mae and train_mae_eval (years).
-        patience: Epochs that the rise has to last, at least 3.
-
-    Returns:
-        The epoch of the lowest smoothed inner MAE before the rise, or None.
-    """
-    if not (_has(history, "inner_mae") and _has(history, "train_mae_eval")):
-        return None
-    table = history[["epoch", "inner_mae", "train_mae_eval"]].dropna()
-    patience = max(patience, 3)
-    smooth = table["inner_mae"].rolling(3, center=True, min_periods=1).mean().to_numpy()
-    if len(table) <= patience:
-        return None
-    lowest = int(np.argmin(smooth))
-    after = table.iloc[lowest:]
-    if len(after) <= patience or _trend(after["inner_mae"]) <= 2 or _trend(after["train_mae_eval"]) >= -2:
-        return None
-    return int(table["epoch"].iloc[lowest])
 
 
 def overlay_curves(
@@ -162,7 +137,7 @@ def overlay_curves(
     Args:
         histories: Run name to history, as for `loss_curves`.
         path: Where to write the figure; not written when None.
-        column: The history column to draw. Runs without it are left out.
+        column: The history column to draw, such as inner_mae or validation_auroc. Runs without it are left out.
         baseline_mae: MAE of predicting the mean age, in years, drawn as a line.
         title: Heading of the figure.
 
@@ -172,27 +147,29 @@ def overlay_curves(
     Raises:
         DataError: When no run has the column.
     """
-    drawn = {name: table for name, table in histories.items() if len(table) and _has(table, column)}
+    drawn = {name: table for name, table in histories.items() if len(table) and has_curve(table, column)}
     if not drawn:
         raise DataError(f"no run has the curve {column!r}", expected="at least one history with this column")
+    metric = next((metric for metric in METRICS if f"_{metric.name}" in column), None)
+    best_is = "highest" if metric and metric.higher_is_better else "lowest"
     with style():
         figure = new_figure(7.2, max(3.2, 0.9 + 0.2 * len(drawn)))
         axes = figure.subplots()
-        _draw_baseline(axes, baseline_mae)
+        _draw_baseline(axes, baseline_mae, MAE)
         ends = {}
         for index, (name, table) in enumerate(drawn.items()):
             values = table[["epoch", column]].dropna()
             colour, dash = PALETTE[index % len(PALETTE)], DASHES[index // len(PALETTE) % len(DASHES)]
             axes.plot(values["epoch"], values[column], color=colour, linestyle=dash, linewidth=1.5)
-            lowest = values.iloc[int(values[column].to_numpy().argmin())]
-            axes.plot(lowest["epoch"], lowest[column], "o", color=colour, markersize=4)
-            text = f"{name}  {lowest[column]:.1f}"
+            best = values.iloc[best_row(values[column], column)]
+            axes.plot(best["epoch"], best[column], "o", color=colour, markersize=4)
+            text = f"{name}  {(metric or AUROC).plain(best[column])}"
             ends[text] = (float(values["epoch"].iloc[-1]), float(values[column].iloc[-1]), colour)
         axes.set(xlabel="Epoch", ylabel=_axis_label(column), title=title)
         _whole_epochs(axes)
         rule(axes)
         _name_ends(axes, ends)
-        figure.supxlabel("Dot and number: the lowest of each run.", x=0.02, ha="left", fontsize=8, color="#4A4F57")
+        figure.supxlabel(f"Dot and number: the {best_is} of each run.", x=0.02, ha="left", fontsize=8, color="#4A4F57")
     if path is not None:
         save_figure(figure, path)
     return figure
@@ -204,70 +181,52 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
     return history.sort_values("epoch", ignore_index=True)
 
 
-def _has(history: pd.DataFrame, column: str) -> bool:
-    return column in history.columns and bool(history[column].notna().any())
-
-
-def _value_at(history: pd.DataFrame, column: str, epoch: int | None) -> float | None:
-    """Give a curve's value at an epoch, or at the last one before it that has a value; the last of all for None."""
-    if not _has(history, column):
-        return None
-    values = history[["epoch", column]].dropna()
-    before = values if epoch is None else values[values["epoch"] <= epoch]
-    return float((before if len(before) else values)[column].iloc[-1])
-
-
-def _best(history: pd.DataFrame) -> int | None:
-    if not _has(history, "inner_mae"):
-        return None
-    return int(history["epoch"].iloc[int(np.nanargmin(history["inner_mae"].to_numpy(dtype=np.float64)))])
-
-
-def _trend(values: pd.Series) -> float:
-    """Slope over its standard error; infinite for a straight line without noise."""
-    y = values.to_numpy(dtype=np.float64)
-    x = np.arange(len(y)) - (len(y) - 1) / 2
-    slope = float(x @ y / (x @ x))
-    residual = y - y.mean() - slope * x
-    error = float(np.sqrt(residual @ residual / max(len(y) - 2, 1) / (x @ x)))
-    return slope / error if error > 1e-12 else float(np.sign(slope)) * float("inf") if slope else 0.0
-
-
-def _draw_lines(axes: Axes, table: pd.DataFrame, lines: Mapping[str, tuple[str, str, float, Any]]) -> None:
+def _draw_lines(axes: Axes, table: pd.DataFrame, panel: _Panel) -> None:
     few = len(table) < 4
-    for column, (label, colour, width, dash) in lines.items():
-        if _has(table, column):
+    for column, (label, colour, width, dash) in panel.lines.items():
+        if has_curve(table, column):
             values = table[["epoch", column]].dropna()
             marker = "o" if few else ""
             axes.plot(values["epoch"], values[column], dash, color=colour, linewidth=width, label=label, marker=marker)
-    if lines is _MAE_LINES:
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.04)
+    low, high = axes.get_ylim()
+    if panel.title.startswith(MAE.title):
+        axes.set_ylim(0, high * 1.04)
+    elif panel.title == AUROC.title:
+        axes.set_ylim(min(low, 0.48), 1.01)  # what knowing nothing gives is always in sight
+    elif panel.title == "Share wrong":
+        axes.set_ylim(0, min(1.0, high * 1.04))
 
 
-def _draw_baseline(axes: Axes, baseline_mae: float | None) -> None:
-    if baseline_mae is not None and np.isfinite(baseline_mae):
-        axes.axhline(baseline_mae, color=INK, linewidth=1.0, linestyle=DASHES[1])
-        text = f"predict the mean: {baseline_mae:.1f} years"
-        axes.annotate(text, (0.01, baseline_mae), xycoords=("axes fraction", "data"), xytext=(0, 3),
+def _draw_baseline(axes: Axes, baseline: float | None, metric: CurveMetric) -> None:
+    if baseline is not None and np.isfinite(baseline):
+        axes.axhline(baseline, color=INK, linewidth=1.0, linestyle=DASHES[1])
+        said = "predict the mean" if metric is MAE else "knowing nothing"
+        text = f"{said}: {metric.shown(baseline)}"
+        axes.annotate(text, (0.01, baseline), xycoords=("axes fraction", "data"), xytext=(0, 3),
                       textcoords="offset points", fontsize=8)  # fmt: skip
 
 
-def _mark(axes: Axes, table: pd.DataFrame, best: int | None, onset: int | None, *, named: bool) -> None:
+def _mark(
+    axes: Axes, table: pd.DataFrame, best: int | None, onset: int | None, *, named: bool, metric: CurveMetric | None
+) -> None:
+    """Shade over-fitting and mark the best epoch; in words where `named`, with its value on the panel of a metric."""
     if onset is not None:
         axes.axvspan(onset, float(table["epoch"].max()), color=PALETTE[1], alpha=0.08, linewidth=0)
         if named:
             axes.annotate("over-fitting", (onset, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 2),
                           textcoords="offset points", fontsize=8, color=PALETTE[1])  # fmt: skip
-    if best is not None:
-        axes.axvline(best, color=PALETTE[0], linewidth=0.9, linestyle=DASHES[2])
-        found = table.loc[table["epoch"] == best, "inner_mae"] if _has(table, "inner_mae") else pd.Series(dtype=float)
-        if named and len(found) and np.isfinite(found.iloc[0]):
-            value = float(found.iloc[0])
-            axes.plot(best, value, "o", color=PALETTE[0], markersize=6, markeredgecolor=PAPER)
-            early = best < float(table["epoch"].mean())
-            axes.annotate(f"best: epoch {best}, {value:.1f} years", (best, value), xytext=(6 if early else -6, -12),
-                          ha="left" if early else "right", textcoords="offset points", fontsize=8,
-                          color=PALETTE[0])  # fmt: skip
+    if best is None:
+        return
+    axes.axvline(best, color=PALETTE[0], linewidth=0.9, linestyle=DASHES[2])
+    if metric is None:
+        return
+    value = value_at(table[table["epoch"] == best], f"{held_back_set(table)}_{metric.name}", best)
+    if value is not None and np.isfinite(value):
+        axes.plot(best, value, "o", color=PALETTE[0], markersize=6, markeredgecolor=PAPER)
+        early = best < float(table["epoch"].mean())
+        axes.annotate(f"best: epoch {best}, {metric.shown(value)}", (best, value), xytext=(6 if early else -6, -12),
+                      ha="left" if early else "right", textcoords="offset points", fontsize=8,
+                      color=PALETTE[0])  # fmt: skip
 
 
 def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
@@ -288,6 +247,10 @@ def _whole_epochs(axes: Axes) -> None:
 
 
 def _axis_label(column: str) -> str:
-    names = {"inner_mae": "Inner MAE (years)", "train_mae": "Training MAE, augmented (years)"}
-    names |= {"train_mae_eval": "Training MAE (years)", "train_loss": "Training loss", "inner_loss": "Inner loss"}
+    names = {"train_mae": "Training MAE, augmented (years)", "train_error_rate": "Training, augmented: share wrong"}
+    sets = {"train": "Training", "inner": "Inner", "validation": "Validation"}
+    for set_name, said in sets.items():
+        names |= {f"{set_name}_loss": f"{said} loss", f"{set_name}_auroc": f"{said} AUROC"}
+        names |= {f"{set_name}_mae": f"{said} MAE (years)"} if set_name != "train" else {}
+    names |= {"train_mae_eval": "Training MAE (years)", "train_auroc_eval": "Training AUROC"}
     return names.get(column, column)

@@ -226,8 +226,9 @@ def _method(numbers: LabelNumbers, evaluation: LabelEvaluation) -> list[str]:
         "Members and folds are averaged per scan: the mean of their probabilities. Every scan counts once.",
         answer,
         "Unknown answers are left out, label by label. Undefined is not 0: it is left out of means, and listed.",
-        "Intervals: 95%, BCa bootstrap over groups (subjects, where the table names no group), widened for few; none "
-        "where fewer than five groups carry a figure. Models share the resamples, so differences are paired.",
+        "Intervals: 95%, bootstrap over groups (subjects, where the table names no group); none where fewer than five "
+        "groups carry a figure. Of single figures BCa, widened for few; of means over labels spread to the standard "
+        "error of leaving out groups. Models share the resamples, so differences are paired.",
         "Average precision: the step-wise area under the precision–recall curve. Its value for knowing nothing is the "
         "prevalence, so it does not compare between labels.",
         "ECE: at most 15 bins of equally many scans. It has no interval, for every resample adds error of its own.",

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from neuroage.analysis.label_intervals import Resampled, ResampledFigures, bound, bound_difference, carriers
+from neuroage.analysis.bootstrap import Interval
+from neuroage.analysis.label_intervals import (
+    Resampled,
+    ResampledFigures,
+    bound,
+    bound_difference,
+    bound_mean,
+    carriers,
+)
 from neuroage.analysis.label_metrics import METRICS, expected_calibration_error, mean_defined
 from neuroage.analysis.label_table import BINARY, MULTICLASS, MULTILABEL, LabelScans
 
@@ -52,7 +60,7 @@ def score_labels(
         for metric in METRICS:
             if classes and metric == "accuracy":
                 continue
-            entry |= _bounded(metric, _column(figures[metric], at), int(carried[metric][at]))
+            entry |= _named(metric, bound(metric, _column(figures[metric], at), int(carried[metric][at])))
         if not classes:
             entry["accuracy_constant"] = max(n_positive, n - n_positive) / n if n else float("nan")
         entry["ece"], entry["ece_chance"] = expected_calibration_error(truth, chance)
@@ -81,8 +89,9 @@ def score_label_model(
     entry: dict[str, Any] = {"kind": kind, "label": shown_as, "n_subjects": scans.n_subjects}
     entry |= {"n_groups": scans.n_groups, "n_labels": sum(not isnan(one["auroc"]) for one in labels.values())}
     for metric, figure in figures.items():
-        exact = scans.kind == BINARY or (scans.kind == MULTICLASS and metric == "accuracy")
-        entry |= _bounded(metric, figure, overall_carriers(scans, metric), exact=exact)
+        n_carriers = overall_carriers(scans, metric)
+        found = bound_mean(figure, n_carriers) if is_mean(scans, metric) else bound(metric, figure, n_carriers)
+        entry |= _named(metric, found)
     entry["accuracy_constant"] = _constant_accuracy(scans, labels)
     for metric in ("prevalence", "ece", "ece_chance"):
         entry[metric] = float(mean_defined(np.array([one[metric] for one in labels.values()], dtype=np.float64)))
@@ -102,12 +111,18 @@ def overall_carriers(scans: LabelScans, metric: str) -> int:
     return len(np.unique(scans.group[~np.isnan(scans.truth).all(axis=1)]))
 
 
+def is_mean(scans: LabelScans, metric: str) -> bool:
+    """Whether a figure over all labels is a mean of theirs; the accuracy of classes is a share of scans."""
+    return scans.kind != BINARY and not (scans.kind == MULTICLASS and metric == "accuracy")
+
+
 def score_label_pair(scans: LabelScans, found: Mapping[str, ResampledFigures], a: str, b: str) -> list[dict[str, Any]]:
     """Give the paired differences a − b of two models in the headline metrics; above 0, a is better."""
     entries = []
     for metric in HEADLINES[scans.kind]:
         difference = found[a].overall[metric].minus(found[b].overall[metric])
-        bounds = bound_difference(difference, overall_carriers(scans, metric))
+        n_carriers = overall_carriers(scans, metric)
+        bounds = (bound_mean if is_mean(scans, metric) else bound_difference)(difference, n_carriers)
         entries.append(
             {
                 "a": a,
@@ -155,6 +170,6 @@ def _column(figure: Resampled, at: int) -> Resampled:
     return Resampled(figure.value[at], figure.drawn[:, at], figure.left_out[:, at])
 
 
-def _bounded(metric: str, figure: Resampled, n_carriers: int, *, exact: bool = True) -> dict[str, float]:
-    found = bound(metric if exact else "", figure, n_carriers)
-    return {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
+def _named(metric: str, found: Interval) -> dict[str, float]:
+    low, high = (float(np.clip(end, 0.0, 1.0)) for end in (found.low, found.high))  # every metric here lies between
+    return {metric: found.value, f"{metric}_low": low, f"{metric}_high": high}

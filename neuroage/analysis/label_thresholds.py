@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from neuroage.analysis.label_table import MULTICLASS, Array, align_labels, read_target
 from neuroage.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from neuroage.analysis.label_calibration import LabelCalibration
 
 THRESHOLD = 0.5  # what a calibrated probability says is as likely as not
 RULES = ("sensitivity>=X", "specificity>=X", "f1", "youden")
@@ -47,7 +50,12 @@ def read_rule(text: str) -> ThresholdRule:
 
 
 def choose_thresholds(
-    table: pd.DataFrame, target: Mapping[str, Any], rule: str, *, set_name: str = "validation"
+    table: pd.DataFrame,
+    target: Mapping[str, Any],
+    rule: str,
+    *,
+    set_name: str = "validation",
+    calibration: LabelCalibration | None = None,
 ) -> dict[str, float]:
     """Choose, per label, the probability from which the answer is yes.
 
@@ -57,10 +65,11 @@ def choose_thresholds(
       doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3).
 
     Args:
-        table: Predictions, calibrated if they will be calibrated later; as `evaluate_labels` takes them.
+        table: Predictions, as `evaluate_labels` takes them.
         target: Kind and labels; binary or multilabel.
         rule: One of the above.
         set_name: The set to choose on. A table without a `set` column is taken whole.
+        calibration: Where predictions will be calibrated: applied first, after averaging members.
 
     Returns:
         Label to threshold, half-way between two observed probabilities. NaN where the rule cannot be met: without
@@ -80,6 +89,8 @@ def choose_thresholds(
         )
     scans = align_labels({"model": table}, target, (set_name,))
     chance = scans.probabilities["model"]
+    if calibration:
+        chance = calibration.recalibrate(chance, labels)
     return {label: _threshold(scans.truth[:, at], chance[:, at], wanted) for at, label in enumerate(labels)}
 
 

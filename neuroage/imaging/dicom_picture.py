@@ -162,9 +162,7 @@ def _decode(dataset: Dataset, syntax: Any) -> np.ndarray:
             raise DataError(f"its pixels are compressed as {syntax.name}", expected="a picture") from None
         if not available:
             packages = next((p for name, p in INSTALL.items() if name in syntax.name), "pylibjpeg pylibjpeg-libjpeg")
-            raise UsageError(
-                f"nothing here decodes {syntax.name}", fix=f'Install it: pip install {packages} (or "neuroage[images]")'
-            )
+            raise UsageError(f"nothing here decodes {syntax.name}", fix=f"Install it: pip install {packages}")
     return np.asarray(dataset.pixel_array)
 
 

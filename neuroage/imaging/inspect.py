@@ -144,7 +144,7 @@ def measure_picture(picture: Picture) -> dict[str, float]:
         "middle_level": (middle - low) / max(high - low, 1e-12),
         "bright_tail": (top - lowest) / max(middle - lowest, 1e-12),
         "distinct_values": float(len(np.unique(values))),
-        "colourfulness": float((sample.max(axis=0) - sample.min(axis=0)).mean() / picture.full_scale),
+        "colourfulness": float(np.ptp(sample, axis=0).mean() / picture.full_scale) if len(sample) > 1 else 0.0,
     }
     return {name: float(f"{value:.5g}") for name, value in found.items()}
 

@@ -42,8 +42,7 @@ def choose_run_thresholds(run: Run, rule: str) -> LabelCalibration:
     """
     _refuse_others(run)
     known = read_label_calibration(run)
-    table = known.apply(run.predictions) if known else run.predictions
-    thresholds = choose_thresholds(table, run.target, rule, set_name=VALIDATION)
+    thresholds = choose_thresholds(run.predictions, run.target, rule, set_name=VALIDATION, calibration=known)
     labels = tuple(run.target["labels"])
     plain = LabelCalibration(run.target["kind"], labels, (1.0,) * len(labels), fitted_on=VALIDATION)
     found = (known or plain).with_thresholds(thresholds, rule)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Reference:
         distance = np.median(nearest_distance(features, features, skip=1)) if len(features) > 1 else 1.0
         arrays = (training.cubes.mean(axis=0), features, mean, std, middle, width, np.array([distance]))
         album = training.cubes.astype(np.float16) if training.cubes.ndim == 3 else None
-        return cls(*(np.ascontiguousarray(array, dtype=np.float32) for array in arrays), album=album)
+        return replace(cls(*(np.ascontiguousarray(array, dtype=np.float32) for array in arrays)), album=album)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as safetensors."""

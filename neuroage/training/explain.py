@@ -75,7 +75,7 @@ def explain(
     prepared = prepare_scans(cohort.scans(), recipe.prepare, store or Store(), progress=observer.preparing)
     volumes = prepared.volumes
     images = VolumeSet(list(volumes.values()), members[0].fabric.device, resident=False)
-    n_at_once = Plan(**leaves[0].about["plan"]).scans_at_once
+    n_at_once = max(1, Plan(**leaves[0].about["plan"]).scans_at_once // 2)  # fp32 takes twice the room of bf16
     observer.stage(f"Mapping {len(volumes)} scans by {method} in {len(members)} network{'s' * (len(members) > 1)}")
     groups = cohort.table.set_index(cohort.table["scan_id"].astype(str))["subject_id"]
     scans = []

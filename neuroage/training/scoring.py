@@ -88,8 +88,5 @@ def write_run_pages(run: Run) -> None:
     """Write what a person looks at: loss curve, evaluation figures and page."""
     histories = [leaf.history for leaf in run.leaves]
     if len(histories) == 1 and not histories[0].empty:
-        baseline = next(
-            (float(values.iloc[-1]) for name, values in histories[0].items() if "baseline" in str(name)), None
-        )
-        loss_curves(histories[0], run.curve_path, baseline_mae=baseline)
+        loss_curves(histories[0], run.curve_path)
     write_pages(evaluate_held_out(run), run.folder)

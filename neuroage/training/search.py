@@ -23,17 +23,17 @@ from neuroage.runs.seeds import child_seed
 try:
     import optuna
     import sqlalchemy.exc
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import FrozenTrial
+
+    from neuroage.training.search_sampler import Sampler, counts, distribution_of
 except ImportError:
     raise UsageError("Tuning needs Optuna, which is not installed", fix='pip install "neuroage[tune]"') from None
 
 Pruned = optuna.TrialPruned
-N_RANDOM = 10  # trials before the model of the scores is asked (the default of Optuna's samplers)
 N_BEFORE_PRUNING = 5  # whole trials that a pruned one was compared with, at least (Optuna's default)
 N_FAILED = 5  # so many failures and nothing else: the study is wrong, not the trial
 ALIVE_S = 60  # a trial that was not heard of for so long has lost its process
 N_IMPORTANCE = 6  # complete trials; with fewer there is nothing to split
-N_DRAWS = 20  # attempts to find values that were not tried yet, where there are only choices
 N_OPEN = 10  # attempts to open a new database, which processes that start together make at once
 LOCK_S = 120.0  # how long a process waits while another one writes into the same file
 WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
@@ -136,16 +136,16 @@ def search(
     with _hushed():
         study = _open(storage, name, higher_is_better, prune_from, alive_s)
         _refuse_another(study, {**(about or {}), "search space": _digest(space), "score": str(higher_is_better)})
-        study.sampler = _Sampler(space, dict(start or {}), seed, sampler)
+        study.sampler = Sampler(space, dict(start or {}), seed, sampler)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         told = False
         while True:
             optuna.storages.fail_stale_trials(study)
             trials = study.get_trials(deepcopy=False)
-            _refuse_failures([trial for trial in trials if _counts(trial)])
+            _refuse_failures([trial for trial in trials if counts(trial)])
             if deadline is not None and time.monotonic() >= deadline:
                 break
-            if sum(map(_counts, trials)) < n_trials:
+            if sum(map(counts, trials)) < n_trials:
                 _run_one(study, objective, space, n_trials, stops)
             elif any(trial.state.name == "RUNNING" for trial in trials):
                 if not told:
@@ -167,12 +167,7 @@ def trials_in(storage: str, name: str) -> int:
         if name not in optuna.get_all_study_names(_storage(storage, ALIVE_S)):
             return 0
         trials = optuna.load_study(study_name=name, storage=_storage(storage, ALIVE_S)).get_trials(deepcopy=False)
-        return sum(_counts(trial) and trial.state.name != "RUNNING" for trial in trials)
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those asked for: not lost, not waiting to be run again, not one too many."""
-    return trial.state.name in ("COMPLETE", "PRUNED", "RUNNING") or "reason" in trial.user_attrs
+        return sum(counts(trial) and trial.state.name != "RUNNING" for trial in trials)
 
 
 def _run_one(
@@ -183,9 +178,10 @@ def _run_one(
     stops: tuple[type[BaseException], ...],
 ) -> None:
     stopped: list[BaseException] = []
+    stopping: tuple[type[BaseException], ...] = (KeyboardInterrupt, *stops)
 
     def run(trial: optuna.Trial) -> float:
-        before = [one for one in study.get_trials(deepcopy=False) if one.number < trial.number and _counts(one)]
+        before = [one for one in study.get_trials(deepcopy=False) if one.number < trial.number and counts(one)]
         if len(before) >= n_trials:
             raise _Surplus
         place = int(trial.user_attrs.get("place", trial.number))
@@ -197,7 +193,7 @@ def _run_one(
             return score
         except (Pruned, TakenOver):
             raise
-        except (KeyboardInterrupt, *stops) as error:
+        except stopping as error:
             stopped.append(error)
             _again(study, trial.params, place)
             raise
@@ -229,7 +225,7 @@ def _again(study: optuna.Study, params: dict[str, Any], place: int) -> None:
 
 
 def _value(dimension: Dimension, trial: optuna.Trial, key: str) -> Any:
-    drawn = trial._suggest(key, _distribution(dimension))
+    drawn = trial._suggest(key, distribution_of(dimension))
     if isinstance(dimension, Choices):
         return next(value for value in dimension.values if _same(label_of(value), drawn))
     return dimension.rounded(drawn)
@@ -237,96 +233,6 @@ def _value(dimension: Dimension, trial: optuna.Trial, key: str) -> Any:
 
 def _same(label: Any, drawn: Any) -> bool:
     return type(label) is type(drawn) and label == drawn
-
-
-def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
-    if isinstance(dimension, Choices):
-        return optuna.distributions.CategoricalDistribution([label_of(value) for value in dimension.values])
-    low, high, step = dimension.low, dimension.high, dimension.step
-    if dimension.whole:
-        return optuna.distributions.IntDistribution(int(low), int(high), log=dimension.log, step=int(step or 1))
-    return optuna.distributions.FloatDistribution(low, high, log=dimension.log, step=step)
-
-
-class _Sampler(optuna.samplers.BaseSampler):
-    """Asks a model of all scores so far, seeded by the trial's own number: no process repeats another's draws.
-
-    The model is given what pruned and failed trials tell, too: it would else go back to where they were.
-    """
-
-    def __init__(self, space: Space, start: dict[str, Any], seed: int, kind: str) -> None:
-        self.space = {key: _distribution(dimension) for key, dimension in space.items()}
-        self.start = {key: label_of(value) for key, value in start.items() if key in space}
-        self.seed, self.kind = seed, kind
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        return self.space
-
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        if trial.number == 0:
-            return self.start  # of these, Optuna takes what lies in the space
-        others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number and _counts(one)]
-        worse = -1.0 if study.direction.name == "MAXIMIZE" else 1.0
-        told = _told(others, self.space, worse)
-        for again in range(N_DRAWS):
-            kind = "random" if again else self.kind
-            seed = child_seed(self.seed, "tune", trial.number, again) % 2**32
-            model = optuna.create_study(direction=study.direction, sampler=_make_sampler(kind, seed))
-            model.add_trials(told)
-            drawn = dict(model.ask(self.space).params)
-            if all(one.params != drawn for one in others):
-                break
-        return drawn
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
-    ) -> Any:
-        seed = child_seed(self.seed, "tune", trial.number, param_name) % 2**32
-        return optuna.samplers.RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
-
-
-def _told(trials: list[FrozenTrial], space: dict[str, Any], worse: float) -> list[FrozenTrial]:
-    """Give the trials as complete ones: a pruned one as bad as it was beside others, a failed one as the worst.
-
-    Args:
-        trials: That count.
-        space: Distributions.
-        worse: 1 where a larger score is worse, else −1.
-    """
-    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    if not complete:
-        return []
-    scores = np.array([worse * float(trial.value or 0.0) for trial in complete])
-    middle, worst = float(np.median(scores)), float(scores.max())
-    told = []
-    for trial in trials:
-        if set(trial.params) != set(space):  # just begun elsewhere, or failed before it drew
-            continue
-        if trial.state.name == "RUNNING":
-            told.append(_as_trial(trial, space, state=TrialState.RUNNING))
-            continue
-        score = worst
-        if trial.state.name == "COMPLETE":
-            score = worse * float(trial.value or 0.0)
-        elif trial.intermediate_values and trial.state.name == "PRUNED":
-            step = max(trial.intermediate_values)
-            others = [worse * one.intermediate_values[step] for one in complete if step in one.intermediate_values]
-            behind = worse * trial.intermediate_values[step] - float(np.median(others)) if others else 0.0
-            score = min(middle + max(behind, 0.0), worst)
-        told.append(_as_trial(trial, space, state=TrialState.COMPLETE, value=worse * score))
-    return told
-
-
-def _as_trial(trial: FrozenTrial, space: dict[str, Any], **what: Any) -> FrozenTrial:
-    return optuna.trial.create_trial(params=trial.params, distributions=space, **what)
-
-
-def _make_sampler(kind: str, seed: int) -> optuna.samplers.BaseSampler:
-    if kind == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=N_RANDOM)
-    if kind == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=N_RANDOM)
-    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _open(storage: str | None, name: str, higher_is_better: bool, prune_from: int | None, alive_s: int) -> optuna.Study:
@@ -396,7 +302,7 @@ def _all_failed(reasons: list[str]) -> None:
 
 
 def _found(study: optuna.Study, space: Space, seed: int) -> Found:
-    trials = [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if not complete:
         reasons = [str(trial.user_attrs["reason"]) for trial in trials if "reason" in trial.user_attrs]

@@ -109,6 +109,16 @@ def test_a_rule_is_met_and_no_other_threshold_meets_it_better(overconfident):
         assert specificity >= 0.95 and 0.2 < sensitivity < 0.9
 
 
+def test_thresholds_are_for_members_that_are_averaged_and_then_calibrated(overconfident):
+    other = overconfident.assign(member=1, probability_Mass=overconfident["probability_Mass"] ** 3)
+    both = pd.concat([overconfident, other])
+    mean = overconfident.assign(probability_Mass=(overconfident["probability_Mass"] + other["probability_Mass"]) / 2)
+    calibration = fit_label_calibration(both, target_of())
+    found = choose_thresholds(both, target_of(), "youden", calibration=calibration)
+    assert found == pytest.approx(choose_thresholds(calibration.apply(mean), target_of(), "youden"))
+    assert found["Mass"] != pytest.approx(choose_thresholds(both, target_of(), "youden")["Mass"])
+
+
 def test_f1_and_youden_find_their_maximum(overconfident):
     small = overconfident.head(80)
     youden = choose_thresholds(small, target_of(), "youden")["Mass"]

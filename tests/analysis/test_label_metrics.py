@@ -16,7 +16,14 @@ from sklearn.metrics import (
 
 from neuroage.analysis.bootstrap import MINIMUM_SUBJECTS
 from neuroage.analysis.label_figures import curve_points
-from neuroage.analysis.label_intervals import Resampled, bound, bound_difference, carriers, resample_figures
+from neuroage.analysis.label_intervals import (
+    Resampled,
+    bound,
+    bound_difference,
+    bound_mean,
+    carriers,
+    resample_figures,
+)
 from neuroage.analysis.label_metrics import (
     LabelScorer,
     expected_calibration_error,
@@ -185,6 +192,32 @@ def test_intervals_over_groups_cover_the_true_figures():
     assert 0.90 <= np.mean(covered) <= 1.0
     assert 0.86 <= np.mean(differences) <= 1.0
     assert np.mean(as_if_scans) < np.mean(covered)
+
+
+def few_groups_per_class(seed, n_each, n_classes=12, n_scans=4):
+    """Slices of cases: three groups per class, or as many as asked for; the slices of a case are alike."""
+    random = np.random.default_rng(seed)
+    group = np.repeat(np.arange(n_classes * n_each), n_scans)
+    truth = group // n_each
+    common = random.normal(size=(n_classes * n_each, n_classes))[group]
+    score = 0.6 * common + 0.8 * random.normal(size=common.shape)
+    score[np.arange(len(group)), truth] += 1.6
+    return truth, np.exp(score) / np.exp(score).sum(axis=1, keepdims=True), group
+
+
+def test_the_interval_of_a_macro_f1_covers_with_few_groups_per_class():
+    many = [few_groups_per_class(seed, 200) for seed in range(1000, 1004)]
+    real = np.mean([f1_score(truth, chance.argmax(axis=1), average="macro") for truth, chance, _ in many])
+    covered, plain = [], []
+    for seed in range(100):
+        truth, chance, group = few_groups_per_class(seed, 3)
+        scorer = LabelScorer(np.eye(12)[truth], chance, most_probable(chance), group)
+        found = resample_figures({"a": scorer}, "multiclass", 36, n_scans=len(group), n_resamples=200, seed=seed)
+        figure = found["a"].overall["f1"]
+        for bounds, hits in ((bound_mean(figure, 36), covered), (bound("", figure, 36), plain)):
+            hits.append(bounds.low <= real <= bounds.high)
+    assert np.mean(covered) >= 0.90  # 95% promised; the standard error of 100 simulations is 2%
+    assert np.mean(covered) > np.mean(plain)
 
 
 def test_a_perfect_ranking_still_gets_an_interval_that_few_scans_can_promise():

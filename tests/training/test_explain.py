@@ -20,6 +20,8 @@ from neuroage.imaging.store import Store
 from neuroage.models.backbones.cnn import build
 from neuroage.models.freezing import stages_of
 from neuroage.models.network import Network
+from neuroage.models.tasks.binary import Binary
+from neuroage.models.tasks.multiclass import MultiClass
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.attribution import (
@@ -33,7 +35,7 @@ from neuroage.training.attribution import (
     weights_of_mean,
     weights_plus_plus,
 )
-from neuroage.training.explain import explain
+from neuroage.training.explain import Member, ask_for, check_target, choose_target, explain
 from neuroage.training.train import train
 
 CAMS = ("gradcam", "gradcam++")
@@ -409,3 +411,40 @@ def test_a_target_that_a_run_does_not_have_is_refused(run: Run, cohort: Cohort, 
     with pytest.raises(UsageError, match="age"):
         maps_of(run, cohort, store, target="tumour")
     assert maps_of(run, cohort, store, target="age").scans[0].target == "age"
+
+
+class Fixed(nn.Module):
+    """Gives the same outputs for every image."""
+
+    def __init__(self, *outputs: float) -> None:
+        super().__init__()
+        self.outputs = torch.tensor([outputs])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.outputs.expand(len(images), -1)
+
+
+def member_of(task: Any, labels: list[str], *outputs: float) -> Member:
+    task.restore({"labels": labels, "shares": [1 / len(labels)] * len(labels)})
+    return Member(None, Fixed(*outputs), task)  # type: ignore[arg-type]
+
+
+def test_labels_of_members_are_aligned_by_name_and_the_most_probable_is_explained() -> None:
+    image = torch.zeros(1, 1, 4, 4)
+    members = [
+        member_of(MultiClass(), ["a", "b", "c"], 0.0, 4.0, 1.0),
+        member_of(MultiClass(), ["c", "a", "b"], 1.0, 0.0, 5.0),
+    ]
+    name, probability = choose_target(members, image, None)
+    each = [float(torch.tensor([0.0, top, 1.0]).softmax(0)[1]) for top in (4.0, 5.0)]
+    assert name == "b" and probability == pytest.approx(np.mean(each))
+    assert [float(ask_for(member.task, "b")(member.network(image))[0]) for member in members] == [4.0, 5.0]
+    assert choose_target(members, image, "c")[0] == "c"
+    with pytest.raises(UsageError, match="'a', 'b', 'c'"):
+        check_target(members[0].task, "d")
+
+
+def test_a_binary_run_explains_its_label_whatever_it_answers() -> None:
+    member = member_of(Binary(), ["tumour"], -3.0)
+    name, probability = choose_target([member], torch.zeros(1, 1, 4, 4), None)
+    assert name == "tumour" and probability == pytest.approx(1 / (1 + np.exp(3)), abs=1e-6)

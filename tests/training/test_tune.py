@@ -22,7 +22,8 @@ from neuroage.training.observer import Observer
 from neuroage.training.train import train
 
 pytest.importorskip("optuna")
-from neuroage.training.tune import tune, tuning_split
+from neuroage.training.tune import tune
+from neuroage.training.tuning_split import tuning_split
 
 SPACE: Space = {"optim.lr": Range(low=0.002, high=0.05, log=True), "backbone.features": Choices(values=(4, 6))}
 

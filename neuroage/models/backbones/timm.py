@@ -28,6 +28,7 @@ SPATIAL_DIMS = (2,)
 LEAST_PIXELS = 32  # along each axis; most networks halve five times
 SMALLEST_PICTURE = (LEAST_PIXELS, 49)  # tried with; 49 is a multiple of no patch
 N_SUGGESTED = 5
+USUAL = "resnet50"
 
 Gray = Literal["sum_stem", "repeat"]
 Part = tuple[str, tuple[nn.Module, ...], tuple[nn.Parameter, ...]]  # a stage: name, modules, parameters beside them
@@ -241,7 +242,7 @@ def check_weights(*, weights: str, model: str, **options: Any) -> None:
         )
 
 
-def ready(*, weights: str, model: str, say: Say = silent, **options: Any) -> None:
+def ready(*, weights: str, model: str = USUAL, say: Say = silent, **options: Any) -> None:
     """Fetch what timm publishes, or see that a file is whole, before anything is computed.
 
     Raises:
@@ -258,7 +259,7 @@ def build(
     *,
     spatial_dims: int,
     in_channels: int,
-    model: Annotated[str, Field(min_length=1)],
+    model: str = USUAL,
     weights: str | None = None,
     gray: Gray = "sum_stem",
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
