@@ -62,6 +62,8 @@ class Model:
         store: Folder of prepared images; the user's cache folder when None.
     """
 
+    _about_age: bool  # whether it predicts ages; else labels
+
     def __init__(
         self, recipe: Recipe, augmentation: TorchIOTransform | None = None, store: str | os.PathLike[str] | None = None
     ) -> None:
@@ -137,6 +139,7 @@ class Model:
                 fix="Read them with Cohort.read(path) and Split.load(path).",
             )
         self.recipe = _updated(self.recipe, overrides)
+        self._refuse_the_others_target()
         several = folds > 1 and split.n_folds > 1
         augmentation = None
         if self._augmentation is not None:
@@ -160,6 +163,16 @@ class Model:
             observer=observer,
         )
         return self
+
+    def _refuse_the_others_target(self) -> None:
+        from neuroage.models.tasks import build_task
+
+        kind = build_task(self.recipe).target["kind"]
+        other = ImageClassifier if self._about_age else AgeRegressor
+        if (kind == "age") != self._about_age:
+            raise UsageError(
+                f"{type(self).__name__} and task {self.recipe.task.name}", fix=f"Use {other.__name__} with this task."
+            )
 
     def predict(self, inputs: Inputs, *, force: bool = False) -> pd.DataFrame:
         """Predict scans; each is checked first.
@@ -289,6 +302,8 @@ class AgeRegressor(Model):
         >>> model.fit(cohort, split, out="runs/t1").evaluate().table  # doctest: +SKIP
     """
 
+    _about_age = True
+
     def __init__(
         self,
         recipe: str | os.PathLike[str] | Recipe = "t1_small",
@@ -326,6 +341,8 @@ class ImageClassifier(Model):
         >>> model.fit(cohort, split).calibrate().choose_thresholds("sensitivity>=0.9")  # doctest: +SKIP
     """
 
+    _about_age = False
+
     def __init__(
         self,
         model: str | os.PathLike[str] | Recipe = "picture",
@@ -343,9 +360,9 @@ class ImageClassifier(Model):
         if task is not None:
             changes.append(f"task={json.dumps({'name': task} if isinstance(task, str) else task)}")
         if size is not None:
-            changes.append(f"prepare.size={size if isinstance(size, int) else list(size)}")
+            changes.append(f"prepare.size={json.dumps(_plain(size))}")
         if head is not None:
-            changes.append(f"head.hidden={list(head)}")
+            changes.append(f"head.hidden={json.dumps(_plain(head))}")
         if pretrained is not None:
             weights = {True: "timm", False: None}.get(pretrained, pretrained)  # type: ignore[call-overload]
             changes.append(f"backbone.weights={json.dumps(None if weights is None else os.fspath(weights))}")
@@ -394,8 +411,14 @@ def _updated(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
             expected=did_you_mean(unknown[0], SHORT),
             fix="Other keys: Recipe.load(…).updated('key=value').",
         )
-    changes = [f"{SHORT[name]}={yaml.safe_dump(value, default_flow_style=True)}" for name, value in overrides.items()]
+    changes = [f"{SHORT[name]}={yaml.safe_dump(_plain(value), default_flow_style=True)}" for name, value in overrides.items()]
     return recipe.updated(*changes)
+
+
+def _plain(value: Any) -> Any:
+    """Give NumPy's numbers and arrays, and tuples, as YAML and JSON know them."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _free_folder(name: str) -> Path:

@@ -80,3 +80,15 @@ def test_folds_give_out_of_fold_figures_and_a_note_on_those_trained_on(
     seen = split.subjects("train")[0]
     table = model.predict(cohort.select(modality="t1", subject_ids=[seen, split.subjects("validation")[0]]), force=True)
     assert table.set_index("subject_id")["trained_on"].to_dict() == {seen: True, split.subjects("validation")[0]: False}
+
+
+def test_torchio_sees_the_columns_of_a_picture_as_its_first_axis() -> None:
+    pictures = torch.rand(2, 3, 6, 9)
+    flipped, _ = TorchIOPipeline(tio.RandomFlip(axes=(0,), flip_probability=1), 0, (2.0, 1.0))(
+        pictures, [(0, 0), (0, 1)]
+    )
+    assert torch.equal(flipped, pictures.flip(3))
+    moved, _ = TorchIOPipeline(tio.RandomAffine(translation=(3, 3, 0, 0, 0, 0), scales=0, degrees=0), 0, (1.0, 1.0))(
+        pictures, [(0, 0), (0, 1)]
+    )
+    assert moved.shape == pictures.shape and not torch.equal(moved, pictures)

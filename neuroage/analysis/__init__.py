@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from neuroage.analysis.evaluation import Evaluation, evaluate
     from neuroage.analysis.label_calibration import LabelCalibration, fit_label_calibration
     from neuroage.analysis.label_evaluation import LabelEvaluation, evaluate_labels
+    from neuroage.analysis.label_factor_report import factor_bars, write_factor_view
+    from neuroage.analysis.label_factors import FactorView, factor_view, factors_of
     from neuroage.analysis.label_report import write_label_evaluation
     from neuroage.analysis.label_thresholds import choose_thresholds, predicted_labels
     from neuroage.analysis.metrics import age_metrics, describe_metric
@@ -36,6 +38,8 @@ _HOMES = {
     "evaluation": ("Evaluation", "evaluate"),
     "label_calibration": ("LabelCalibration", "fit_label_calibration"),
     "label_evaluation": ("LabelEvaluation", "evaluate_labels"),
+    "label_factor_report": ("factor_bars", "write_factor_view"),
+    "label_factors": ("FactorView", "factor_view", "factors_of"),
     "label_report": ("write_label_evaluation",),
     "label_thresholds": ("choose_thresholds", "predicted_labels"),
     "metrics": ("age_metrics", "describe_metric"),
@@ -54,6 +58,7 @@ __all__ = [
     "Comparison",
     "CrossDomain",
     "Evaluation",
+    "FactorView",
     "LabelCalibration",
     "LabelEvaluation",
     "age_metrics",
@@ -63,6 +68,9 @@ __all__ = [
     "describe_metric",
     "evaluate",
     "evaluate_labels",
+    "factor_bars",
+    "factor_view",
+    "factors_of",
     "fit_calibration",
     "fit_label_calibration",
     "loss_curves",
@@ -77,6 +85,7 @@ __all__ = [
     "write_comparison",
     "write_cross_domain",
     "write_evaluation",
+    "write_factor_view",
     "write_label_evaluation",
 ]
 

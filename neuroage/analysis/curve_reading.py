@@ -37,7 +37,16 @@ class CurveMetric:
 
     def plain(self, value: float) -> str:
         """Write a value without its unit."""
-        return number(value, 1 if self.unit else 2)
+        return number(value, self.decimals)
+
+    @property
+    def decimals(self) -> int:
+        """How many are shown."""
+        return 1 if self.unit else 2
+
+    def rounded(self, value: float) -> float:
+        """Give a value as it is shown."""
+        return round(value, self.decimals)
 
     def to_minimise(self, values: pd.Series) -> pd.Series:
         """Turn values so that smaller is better."""
@@ -142,7 +151,8 @@ def explain_curves(history: pd.DataFrame, best_epoch: int | None, onset: int | N
     plain = value_at(history, f"train_{metric.name}_eval", best_epoch)
     said = _levels_of_ages(history, best_epoch, when) if metric is MAE else _levels(history, best_epoch, when)
     if plain is not None and own is not None:
-        gap = plain - own if metric.higher_is_better else own - plain
+        gap = metric.rounded(plain) - metric.rounded(own)  # as both are shown
+        gap = gap if metric.higher_is_better else -gap
         new = "people" if metric is MAE else "scans"
         if gap >= 0:
             said.append(

@@ -192,7 +192,7 @@ def _draw_lines(axes: Axes, table: pd.DataFrame, panel: _Panel) -> None:
     if panel.title.startswith(MAE.title):
         axes.set_ylim(0, high * 1.04)
     elif panel.title == AUROC.title:
-        axes.set_ylim(min(low, 0.48), 1.01)  # what knowing nothing gives is always in sight
+        axes.set_ylim(min(low, 0.44), 1.01)  # what knowing nothing gives is always in sight
     elif panel.title == "Share wrong":
         axes.set_ylim(0, min(1.0, high * 1.04))
 
@@ -202,7 +202,8 @@ def _draw_baseline(axes: Axes, baseline: float | None, metric: CurveMetric) -> N
         axes.axhline(baseline, color=INK, linewidth=1.0, linestyle=DASHES[1])
         said = "predict the mean" if metric is MAE else "knowing nothing"
         text = f"{said}: {metric.shown(baseline)}"
-        axes.annotate(text, (0.01, baseline), xycoords=("axes fraction", "data"), xytext=(0, 3),
+        below = metric.higher_is_better  # curves come from there on the other side
+        axes.annotate(text, (0.01, baseline), xycoords=("axes fraction", "data"), xytext=(0, -10 if below else 3),
                       textcoords="offset points", fontsize=8)  # fmt: skip
 
 
@@ -213,7 +214,8 @@ def _mark(
     if onset is not None:
         axes.axvspan(onset, float(table["epoch"].max()), color=PALETTE[1], alpha=0.08, linewidth=0)
         if named:
-            axes.annotate("over-fitting", (onset, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 2),
+            height = 0.92 if metric and metric.higher_is_better else 0.02
+            axes.annotate("over-fitting", (onset, height), xycoords=("data", "axes fraction"), xytext=(4, 2),
                           textcoords="offset points", fontsize=8, color=PALETTE[1])  # fmt: skip
     if best is None:
         return
@@ -224,7 +226,8 @@ def _mark(
     if value is not None and np.isfinite(value):
         axes.plot(best, value, "o", color=PALETTE[0], markersize=6, markeredgecolor=PAPER)
         early = best < float(table["epoch"].mean())
-        axes.annotate(f"best: epoch {best}, {metric.shown(value)}", (best, value), xytext=(6 if early else -6, -12),
+        axes.annotate(f"best: epoch {best}, {metric.shown(value)}", (best, value),
+                      xytext=(6 if early else -6, 6 if metric.higher_is_better else -12),
                       ha="left" if early else "right", textcoords="offset points", fontsize=8,
                       color=PALETTE[0])  # fmt: skip
 

@@ -90,7 +90,7 @@ def _selection_notice(evaluation: LabelEvaluation) -> str:
     if not evaluation.selected_on:
         return ""
     return (
-        '<p class="notice"><strong>Read with care.</strong> Something about the model (its epoch, temperature or '
+        '<p class="notice"><strong>Read with care.</strong> Something about the model (its epoch, calibration or '
         f"thresholds) was chosen on the {escape(evaluation.selected_on)} set, which is also scored here. "
         "The figures are therefore better than new people would give.</p>\n"
     )
@@ -188,6 +188,7 @@ def _calibration(numbers: LabelNumbers, evaluation: LabelEvaluation) -> str:
     applied = evaluation.calibration
     if not applied:
         return ""
+    moved = ["temperatures", "offsets"] if applied["offsets"] else ["temperatures"]
     rows = []
     for index, entry in enumerate(applied["fitted"]):
         key = ("calibration", "fitted", index)
@@ -199,17 +200,19 @@ def _calibration(numbers: LabelNumbers, evaluation: LabelEvaluation) -> str:
                 "",
                 [
                     escape(str(entry["label"])),
-                    numbers.show("calibration", "temperatures", index),
+                    *(numbers.show("calibration", name, index) for name in moved),
                     numbers.show(*key, "n"),
                     *pairs,
                 ],
             )
         )
+    offsets = "; an offset below 0 lowers all odds" * (len(moved) > 1)
     caption = (
-        f"Temperatures fitted on {applied['fitted_on']} scans; above 1 softens. Before → after, on those same scans."
+        f"Fitted on {applied['fitted_on']} scans: a temperature above 1 softens{offsets}. "
+        "Before → after, on those same scans."
     )
     rule = f"<p>Thresholds: {escape(applied['rule'])}, chosen on the same scans.</p>\n" if applied["rule"] else ""
-    head = ["", "Temperature", "n", "Log loss", "Brier", "ECE"]
+    head = ["", *(name.capitalize()[:-1] for name in moved), "n", "Log loss", "Brier", "ECE"]
     notes = page.bullets(escape(note) for note in applied["notes"]) if applied["notes"] else ""
     brier = numbers.show("calibration", "raw_brier")
     raw = f"<p>On the scans scored here, the Brier score of the raw probabilities is {brier}.</p>\n"

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from neuroage.runs.recipe import Recipe
     from neuroage.runs.run import Run
 
-CURVES = ("inner_mae", "train_mae_eval", "train_mae")  # what is overlaid, the first that any run has
+CURVES = {  # what is overlaid: of each metric the first column that any of its runs has
+    "mae": ("inner_mae", "validation_mae", "train_mae_eval", "train_mae"),
+    "auroc": ("inner_auroc", "validation_auroc", "train_auroc_eval", "train_error_rate"),
+}
+FIGURES = {"mae": "MAE", "auroc": "AUROC", "f1": "F1"}  # headlines of evaluations, as columns
+YARDSTICKS = ("ridge", "linear")  # the baseline that is shown beside
 
 
 def runs(
@@ -39,7 +44,6 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs: where their recipes differ, and what they reached; their curves are overlaid in one picture."""
-    from neuroage.analysis import overlay_curves
     from neuroage.cli.screen import make_table, out, print_json
     from neuroage.runs.recipe import recipe_differences
     from neuroage.runs.run import find_runs
@@ -48,14 +52,20 @@ def runs(
     if not found:
         raise UsageError(f"No run in {folder}", fix="Train one with `neuroage train`.")
     differences = recipe_differences({name: run.recipe for name, run in found.items()})
-    rows = {name: {"status": run.about["status"], **_reached(run), **differences[name]} for name, run in found.items()}
-    histories = {name: run.history for name, run in found.items() if not run.history.empty}
-    picture = curves or folder / "curves.png"
-    column = next((key for key in CURVES if any(key in history for history in histories.values())), None)
-    if column:
-        overlay_curves(histories, picture, column=column)
+    reached = {name: _reached(run) for name, run in found.items()}
+    figures = [key for key in (*FIGURES.values(), *YARDSTICKS) if any(key in one for one in reached.values())]
+    rows = {
+        name: {
+            "status": run.about["status"],
+            **{key: reached[name].get(key) for key in figures},
+            **{key: value for key, value in reached[name].items() if key not in figures},
+            **differences[name],
+        }
+        for name, run in found.items()
+    }
+    pictures = _overlay(found, curves or folder / "curves.png")
     if as_json:
-        print_json({"runs": rows, "curves": picture if column else None})
+        print_json({"runs": rows, "curves": next(iter(pictures.values()), None), "pictures": pictures})
         return
     keys = list(next(iter(rows.values())))
     out.print(
@@ -65,22 +75,43 @@ def runs(
             [[name, *("–" if row[key] is None else str(row[key]) for key in keys)] for name, row in rows.items()],
         )
     )
-    if column:
+    for column, picture in pictures.items():
         out.print(f"Curves ({column}): {picture}")
 
 
+def _overlay(found: dict[str, Run], picture: Path) -> dict[str, Path]:
+    """Draw the curves of runs, one picture for each metric; gives column: picture."""
+    from neuroage.analysis import overlay_curves
+
+    histories = {name: history for name, run in found.items() if not (history := run.history).empty}
+    pictures: dict[str, Path] = {}
+    for metric, columns in CURVES.items():
+        column = next((key for key in columns if any(key in history for history in histories.values())), None)
+        if column:
+            where = picture.with_name(f"{picture.stem}-{metric}{picture.suffix}") if pictures else picture
+            overlay_curves(histories, where, column=column)
+            pictures[column] = where
+    return pictures
+
+
 def _reached(run: Run) -> dict[str, Any]:
-    models = run.evaluation.get("models", {})
+    evaluation, about = run.evaluation, run.about
+    models = evaluation.get("models", {})
     own: dict[str, Any] = next((figures for figures in models.values() if figures.get("kind") == "model"), {})
-    ridge = models.get("ridge", {})
-    about = run.about
+    headline = evaluation.get("headline", "mae")
+    beside = next((name for name in YARDSTICKS if name in models), None)
     return {
-        "MAE": round(own["mae"], 2) if own else None,
-        "ridge": round(ridge["mae"], 2) if ridge else None,
+        **({FIGURES[headline]: _rounded(own[headline])} if own else {}),
+        **({beside: _rounded(models[beside][headline])} if beside else {}),
         "n": own.get("n_subjects"),
+        "set": ", ".join(evaluation.get("sets", [])) or None,
         "split": about["split_digest"][:8],
         "epochs": len(run.history) or None,
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def compare(
@@ -113,15 +144,21 @@ def compare(
 
     if len(models) < 2:
         raise UsageError(f"Only {models[0]} to compare", expected="two or more modalities or runs")
+    from neuroage.models.tasks import build_task
     from neuroage.training.experiment import compare_modalities, compare_runs
 
     if all((Path(name) / "run.json").is_file() for name in models):
-        comparison = compare_runs(_named([Run.open(name) for name in models]))
+        opened = [Run.open(name) for name in models]
+        for run in opened:
+            _refuse_labels(str(run.folder), run.target["kind"])
+        comparison = compare_runs(_named(opened))
     else:
         cohort = load_cohort(data)
         made = load_split(split, cohort)
         chosen, parts = members_to_train(made, None, folds or max(made.n_folds, 1))
         recipes = _recipes(models, config, set_)
+        for name, recipe in recipes.items():
+            _refuse_labels(f"The recipe of {name}", build_task(recipe).target["kind"])
         story = Story(quiet=as_json)
         comparison, _ = compare_modalities(
             recipes,
@@ -142,6 +179,15 @@ def compare(
         print_json({"folder": out_folder, **comparison.to_dict()})
         return
     tell_comparison(comparison.to_dict(), written["html"])
+
+
+def _refuse_labels(what: str, kind: str) -> None:
+    if kind != "age":
+        raise UsageError(
+            f"{what} is about labels, and `compare` compares ages",
+            fix="`neuroage runs` puts labels side by side, `neuroage evaluate` gives each with its baselines, "
+            "`neuroage cross` tests them on one another's data.",
+        )
 
 
 def _recipes(models: list[str], config: list[str] | None, overrides: list[str] | None) -> dict[str, Recipe]:

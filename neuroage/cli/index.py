@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from neuroage.cohort import Cohort
+
+
+class Uncertain(str, Enum):
+    """What a label of −1 means."""
+
+    missing = "missing"
+    positive = "positive"
+    negative = "negative"
+
 
 MOST_CLASSES = 20  # shown on the terminal; --json gives all
 MOST_PROBLEMS = 20
@@ -41,10 +51,7 @@ def index(
         typer.Option(metavar="A,B,…", help="Table: the columns with one label each (1, 0, blank). May be repeated."),
     ] = None,
     uncertain: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[missing|positive|negative]", help="Table: how a label of −1 is read.  (default: missing)"
-        ),
+        Uncertain | None, typer.Option(help="Table: how a label of −1 is read.  (default: missing)")
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -84,7 +91,7 @@ def index(
         talk.print(f"[yellow]•[/] {problem}", markup=True)
     if len(cohort.problems) > MOST_PROBLEMS:
         talk.print(f"  … and {len(cohort.problems) - MOST_PROBLEMS} more (--json lists all)")
-    if found and len(subjects) == len(cohort) > 1 and pattern is None:
+    if found and (cohort.table["subject_id"] == cohort.table["scan_id"]).all():
         talk.print(
             "[yellow]•[/] every image counts as a person of its own; where people have several, say whose they are "
             "(subject_id), or a test flatters"
@@ -93,10 +100,9 @@ def index(
 
 
 def _read(
-    source: Path, layout: str, pattern: str | None, label: str | None, labels: list[str], uncertain: str | None
+    source: Path, layout: str, pattern: str | None, label: str | None, labels: list[str], uncertain: Uncertain | None
 ) -> Cohort:
     from neuroage.cohort import Cohort
-    from neuroage.cohort.labels import Uncertain  # noqa: F401  (the values that `uncertain` may have)
 
     of_table = {"--label": label, "--labels": labels, "--uncertain": uncertain}
     given = next((name for name, value in of_table.items() if value), None)
@@ -110,7 +116,7 @@ def _read(
     if source.is_dir() or layout not in ("auto", "plain_table"):
         what = f"{source} is a folder" if source.is_dir() else f"--layout {layout} has columns of its own"
         raise UsageError(f"{given} is about a table, and {what}", fix="Name the table itself.")
-    return Cohort.from_csv(source, label=label, labels=labels or None, uncertain=uncertain or "missing")
+    return Cohort.from_csv(source, label=label, labels=labels or None, uncertain=(uncertain or Uncertain.missing).value)
 
 
 def _holds(path: Path, cohort: Cohort) -> bool:

@@ -1,11 +1,11 @@
-"""Verbs about learning: train, predict, evaluate, runs, compare."""
+"""Verbs about learning: train, predict, evaluate."""
 
 from __future__ import annotations
 
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,6 +25,7 @@ from neuroage.cli.options import (
     members_to_train,
     modality_of,
     open_store,
+    refuse_labels_alone,
 )
 from neuroage.errors import UsageError
 
@@ -80,10 +81,12 @@ def train(
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a brain-age model and score it, with the mean predictor and ridge beside it."""
+    """Train a model of ages or labels, as the recipe says, and score it, with simple baselines beside it."""
+    from neuroage.cli.results import tell_evaluation
     from neuroage.cli.screen import Story, out, print_json
 
     cohort = load_cohort(data)
+    refuse_labels_alone(config, set_, cohort)
     made = load_split(split, cohort)
     overrides = [*(set_ or []), *([f"training.precision={precision}"] if precision else [])]
     overrides += [f"finetune.init_from={json.dumps(str(init_from))}"] if init_from else []
@@ -111,28 +114,8 @@ def train(
     if as_json:
         print_json({"run": run.folder, **evaluation})
         return
-    _tell_evaluation(evaluation)
+    tell_evaluation(evaluation)
     out.print(f"Page: {run.folder / 'evaluation.html'}")
-
-
-def _tell_evaluation(evaluation: dict[str, Any]) -> None:
-    from neuroage.cli.calibrate import tell_calibration
-    from neuroage.cli.screen import make_table, metric_row, out
-
-    out.print(f"[bold]{evaluation['verdict']}[/]")
-    if evaluation.get("meta", {}).get("selected_on") == "validation":
-        out.print(
-            "[yellow]The weights were selected on the validation set: "
-            "this figure is better than new subjects will show.[/]"
-        )
-    out.print(
-        make_table(
-            "",
-            ["", "MAE", "95 % interval", "RMSE", "r", "R²", "gap slope"],
-            [metric_row(figures) for figures in evaluation["models"].values()],
-        )
-    )
-    tell_calibration(evaluation)
 
 
 def predict(
@@ -150,9 +133,9 @@ def predict(
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the age of scans; each is checked first, and refused where its prediction would be meaningless."""
-    from neuroage.cli.screen import Story, make_table, out, print_json, shown, talk
-    from neuroage.runs.calibration import intervals_in_words
+    """Predict the age or the labels of scans; each is checked first, and refused where that would be meaningless."""
+    from neuroage.cli.results import tell_predictions
+    from neuroage.cli.screen import Story, print_json, talk
     from neuroage.runs.predictions import save_predictions
     from neuroage.runs.run import Run
     from neuroage.training.inputs import gather_scans
@@ -173,45 +156,28 @@ def predict(
     if as_json:
         print_json({"predictions": out_file, "rows": answer.table.to_dict("records"), "failures": answer.failures})
         return
-    rows = [
-        [
-            str(row["scan_id"]),
-            shown(row["age"], 1),
-            shown(row["predicted_age"], 1) + _interval(row),
-            str(row["verdict"]),
-            _first_concerns(str(row["concerns"])),
-        ]
-        for row in answer.table.head(20).to_dict("records")
-    ]
-    out.print(make_table("", ["scan", "age", "predicted age", "verdict", "concerns"], rows))
-    if len(answer.table) > 20:
-        out.print(f"… and {len(answer.table) - 20} more")
+    tell_predictions(answer.table, opened)
     for reason in answer.failures.values():
         talk.print(f"[yellow]•[/] left out: {reason}")
-    if "interval_low" in answer.table.columns:
-        talk.print(f"In brackets: {intervals_in_words(opened)}.")
     talk.print(f"Wrote {out_file}.")
-
-
-def _first_concerns(words: str) -> str:
-    first, rest = words.split("; ")[:3], words.split("; ")[3:]
-    return "; ".join([*first, *([f"and {len(rest)} more, in the table"] if rest else [])])
-
-
-def _interval(row: dict[Any, Any]) -> str:
-    low, high = row.get("interval_low"), row.get("interval_high")
-    return "" if low is None or low != low else f" ({low:.0f}–{high:.0f})"
 
 
 def evaluate(
     run: RunFolder,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Cohort with ages: a table or folder. (default: the run's own held-out subjects)"),
+        typer.Option(
+            "--data",
+            help="Cohort with ages or labels: a table or folder. (default: the run's own held-out subjects)",
+        ),
     ] = None,
     subjects: Annotated[
         Held | None,
-        typer.Option("--subjects", help="Without --data: which of the run's held-out subjects. (default: validation)"),
+        typer.Option(
+            "--subjects",
+            help="Without --data: which of the run's held-out subjects. (default: validation, or test where something "
+            "was chosen on validation)",
+        ),
     ] = None,
     out_folder: Annotated[
         Path | None,
@@ -221,19 +187,19 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run on subjects that it was not trained on: its own held-out ones, or another cohort's."""
-    from neuroage.analysis import write_evaluation
+    from neuroage.cli.results import tell_evaluation
     from neuroage.cli.screen import Story, out, print_json
-    from neuroage.runs.evaluation import evaluate_held_out
+    from neuroage.runs.evaluation import evaluate_held_out, write_pages
     from neuroage.runs.predictions import save_predictions
     from neuroage.runs.run import Run
 
-    opened, held = Run.open(run), (subjects or Held.validation).value
+    opened = Run.open(run)
     if data is not None and subjects is not None:
         raise UsageError(
             "--subjects chooses among the run's own held-out subjects, --data names others", fix="Drop one."
         )
     if data is None:
-        evaluation = evaluate_held_out(opened, held)
+        evaluation = evaluate_held_out(opened, subjects.value if subjects else None)
         table = opened.predictions
     else:
         from neuroage.training.predict import evaluate_on  # with torch, which the run's own tables do not need
@@ -241,11 +207,11 @@ def evaluate(
         cohort = load_cohort(data).select(modality=opened.recipe.modality)
         evaluation, answer = evaluate_on(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
         table = answer.table
-    where = out_folder or run / f"evaluation-{held if data is None else data.resolve().stem}"
-    write_evaluation(evaluation, where)
+    where = out_folder or run / f"evaluation-{evaluation.sets[0] if data is None else data.resolve().stem}"
+    write_pages(evaluation, where)
     save_predictions(table, where / "predictions.csv")
     if as_json:
         print_json({"folder": where, **evaluation.to_dict()})
         return
-    _tell_evaluation(evaluation.to_dict())
+    tell_evaluation(evaluation.to_dict())
     out.print(f"Page: {where / 'evaluation.html'}")

@@ -9,7 +9,23 @@ from typing import Annotated
 import typer
 
 import neuroage
-from neuroage.cli import calibrate, check, contrast, data, demo, describe, explain, learn, listing, pixels, plan, tune
+from neuroage.cli import (
+    calibrate,
+    check,
+    contrast,
+    cross,
+    demo,
+    describe,
+    explain,
+    index,
+    learn,
+    listing,
+    phantom,
+    pixels,
+    plan,
+    split,
+    tune,
+)
 from neuroage.errors import NeuroageError, UsageError
 from neuroage.files import is_main_process
 
@@ -26,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     epilog=EPILOG,
-    help="From a table of scans and ages to a brain-age model one can trust.",
+    help="From a table of scans, with ages or labels, to a model one can trust.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -48,8 +64,8 @@ def _options(
 
 
 for verb in (
-    data.index,
-    data.split,
+    index.index,
+    split.split,
     pixels.prepare,
     pixels.preview,
     plan.plan,
@@ -63,7 +79,8 @@ for verb in (
     calibrate.calibrate,
     contrast.runs,
     contrast.compare,
-    data.phantom,
+    cross.cross,
+    phantom.phantom,
     tune.tune,
     demo.demo,
 ):
@@ -114,10 +131,10 @@ def main() -> None:
 def _with_resume_value(arguments: list[str]) -> list[str]:
     """Let `--resume` stand alone: it then means `--resume required`."""
     spelt = []
-    for index, word in enumerate(arguments):
+    for place, word in enumerate(arguments):
         spelt.append(word)
         if word == "--resume" and (
-            index + 1 == len(arguments) or arguments[index + 1] not in ("auto", "required", "never")
+            place + 1 == len(arguments) or arguments[place + 1] not in ("auto", "required", "never")
         ):
             spelt.append("required")
     return spelt

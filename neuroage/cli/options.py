@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +53,7 @@ def load_cohort(path: Path) -> Cohort:
     if not path.exists():
         raise UsageError(
             f"No cohort at {path}",
-            fix="Make one with `neuroage index FOLDER_OF_SCANS`, or try a synthetic one: "
+            fix="Make one with `neuroage index FOLDER_OR_TABLE`, or try a synthetic one: "
             "`neuroage phantom --out phantom` and `neuroage index phantom`.",
         )
     return Cohort.read(path)
@@ -79,8 +80,53 @@ def load_split(path: Path, cohort: Cohort) -> Split:
     from neuroage.cohort import Split, read_split
 
     if not path.exists():
-        raise UsageError(f"No split at {path}", fix="Make one with `neuroage split --uniform-age`.")
+        raise UsageError(f"No split at {path}", fix=f"Make one with `{next_split(cohort, Path(COHORT))}`.")
     return Split.load(path) if path.with_suffix(".json").exists() else read_split(path, cohort)
+
+
+def next_split(cohort: Cohort, path: Path) -> str:
+    """Give the command that splits a cohort in the way that suits it: by group where it has labels, else by age.
+
+    Args:
+        cohort: What shall be split.
+        path: Where its table is.
+    """
+    from neuroage.cohort.labels import has_labels
+
+    where = "" if path == COHORT else f" {shlex.quote(str(path))}"
+    return f"neuroage split{where} {'--grouped' if has_labels(cohort.table) else '--uniform-age'}"
+
+
+def next_train(cohort: Cohort, cohort_file: Path, split_file: Path, *, labels: bool) -> str:
+    """Give the command that trains on a split.
+
+    Args:
+        cohort: What was split.
+        cohort_file, split_file: Where both are.
+        labels: Whether labels are to be learnt, not ages.
+    """
+    words = ["neuroage", "train", *_recipe_words(cohort, labels)]
+    if cohort.modalities or not labels:
+        words += ["--modality", next(iter(cohort.modalities), "t1")]
+    words += ["--data", str(cohort_file)] if cohort_file != COHORT else []
+    words += ["--split", str(split_file)] if split_file != SPLIT else []
+    return shlex.join(words)
+
+
+def _recipe_words(cohort: Cohort, labels: bool) -> list[str]:
+    """Give the recipe for a cohort, and what has to be changed in it; nothing where the default one will do."""
+    from neuroage.cohort.image_files import PICTURE_SUFFIXES
+
+    is_picture = bool(cohort.table["path"].str.lower().str.endswith((*PICTURE_SUFFIXES, ".dcm")).any())
+    classes = "label" in cohort.table.columns and bool((cohort.table["label"] != "").any())
+    task = "{name: multiclass}" if classes else "{name: multilabel}"
+    if not labels:
+        task = "{name: age_regression}" if is_picture else ""
+    elif not classes and len(cohort.labels) == 1:
+        task = f"{{name: binary, label: {cohort.labels[0]}}}"
+    elif classes and is_picture:
+        task = ""  # as the recipe has it
+    return [*(["--config", "picture"] if is_picture else []), *(["--set", f"task={task}"] if task else [])]
 
 
 def members_to_train(made: Split, fold: int | None, folds: int | None) -> tuple[list[int], list[Part]]:
@@ -93,6 +139,20 @@ def members_to_train(made: Split, fold: int | None, folds: int | None) -> tuple[
     if fold is not None and fold >= len(parts):
         raise UsageError(f"--fold {fold}", expected=f"0 to {len(parts) - 1} with --folds {folds}")
     return [0], parts if fold is None else [parts[fold]]
+
+
+def refuse_labels_alone(config: str | None, overrides: Sequence[str] | None, cohort: Cohort) -> None:
+    """Make sure that a recipe says what is learnt where a cohort has no age: without one, ages are.
+
+    Raises:
+        UsageError: Neither recipe nor task is given, and no scan has an age.
+    """
+    says = config is not None or any(value.startswith("task") for value in overrides or ())
+    if not says and len(cohort) and cohort.table["age"].isna().all():
+        raise UsageError(
+            "No scan of the cohort has an age, and without --config ages are learnt",
+            fix=f"Name a recipe: `{next_train(cohort, COHORT, SPLIT, labels=True)}`; all: `neuroage list configs`.",
+        )
 
 
 def load_recipe(config: str | None, modality: str, overrides: list[str] | None) -> Recipe:

@@ -26,7 +26,7 @@ def print_json(content: Any) -> None:
 
 
 def make_table(title: str, columns: list[str], rows: list[list[str]], *, numbers_from: int = 1) -> Table:
-    """Make a table; columns from `numbers_from` on are aligned to the right."""
+    """Make a table; columns from `numbers_from` on are aligned to the right, but for those without a name (bars)."""
     table = Table(
         title=title or None,
         title_justify="left",
@@ -37,7 +37,7 @@ def make_table(title: str, columns: list[str], rows: list[list[str]], *, numbers
         padding=(0, 2, 0, 0),
     )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index >= numbers_from else "left", no_wrap=index == 0)
+        table.add_column(column, justify="right" if column and index >= numbers_from else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     return table
@@ -163,13 +163,22 @@ class Story(Observer):
 
 
 def _epoch_line(row: dict[str, Any]) -> str:
-    metric = next(
-        key.removeprefix("train_") for key in row if key.startswith("train_") and not key.endswith(("loss", "_eval"))
-    )
-    unit = " y" if metric == "mae" else ""
-    parts = [f"{metric.upper()} train {row.get(f'train_{metric}_eval', row[f'train_{metric}']):.1f}{unit}"]
-    parts += [
-        f"{name} {row[f'{name}_{metric}']:.1f}{unit}" for name in ("inner", "validation") if f"{name}_{metric}" in row
+    metric = next((key.removeprefix("baseline_mean_") for key in row if key.startswith("baseline_mean_")), "mae")
+    digits, unit, nothing = (1, " y", "mean predictor") if metric == "mae" else (2, "", "knowing nothing")
+    parts = []
+    if f"train_{metric}_eval" in row or f"train_{metric}" in row:
+        value = row.get(f"train_{metric}_eval", row.get(f"train_{metric}"))
+        parts.append(f"{metric.upper()} train {shown(value, digits)}{unit}")
+    else:
+        parts.append(f"train loss {row['train_loss']:.3f}")
+        parts += [f"{row['train_error_rate']:.0%} wrong"] if "train_error_rate" in row else []
+    held = [
+        f"{name} {shown(row[f'{name}_{metric}'], digits)}{unit}"
+        for name in ("inner", "validation")
+        if f"{name}_{metric}" in row
     ]
-    parts += [f"mean predictor {row[f'baseline_mean_{metric}']:.1f}{unit}"] if f"baseline_mean_{metric}" in row else []
-    return ", ".join(parts)
+    if held and not parts[0].startswith(metric.upper()):
+        held[0] = f"{metric.upper()} {held[0]}"
+    if f"baseline_mean_{metric}" in row and (metric == "mae" or held):
+        held.append(f"{nothing} {shown(row[f'baseline_mean_{metric}'], digits)}{unit}")
+    return ", ".join([*parts, *held])

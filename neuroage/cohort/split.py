@@ -108,7 +108,7 @@ class Split:
         """
         path = Path(path)
         if not path.is_file():
-            raise UsageError(f"no split {path}", fix="Make one: neuroage split COHORT --uniform-age")
+            raise UsageError(f"no split {path}", fix="Make one: neuroage split COHORT (--uniform-age, or --grouped for labels)")
         table = pd.read_csv(
             path,
             sep="\t" if path.suffix == ".tsv" else ",",

@@ -49,16 +49,23 @@ class TorchIOPipeline:
     Args:
         transform: Any `torchio.Transform`, a `tio.Compose` for instance, that keeps the size of a scan.
         seed: Of the augmentation.
-        spacing_mm: Of the prepared volumes; TorchIO's affine works in millimetres.
+        spacing_mm: Of the prepared images; TorchIO's affine works in millimetres.
+
+    TorchIO takes a picture as a volume of one slice, (C, W, H, 1): its axis 0 goes along the columns.
     """
 
     def __init__(self, transform: Any, seed: int, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         self.transform, self.seed = transform, seed
-        self.affine = torch.diag(torch.tensor([*spacing_mm, 1.0])).numpy()
+        width_first = [*spacing_mm[::-1], 1.0] if len(spacing_mm) == 2 else [*spacing_mm]
+        self.affine = torch.diag(torch.tensor([*width_first, 1.0])).numpy()
 
     def __call__(self, batch: Tensor, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, list[Any]]:
-        """Augment a batch (B, C, I, J, K) for keys (epoch, scan); gives the batch and each scan's TorchIO history."""
+        """Augment a batch (B, C, *spatial) for keys (epoch, scan); gives the batch and each scan's TorchIO history."""
         import torchio as tio
+
+        if batch.ndim == 4:
+            slices, history = self(batch.transpose(2, 3)[..., None], keys)
+            return slices[..., 0].transpose(2, 3), history
 
         results, history = [], []
         for scan, (epoch, index) in zip(batch, keys, strict=True):

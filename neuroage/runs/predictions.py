@@ -35,9 +35,12 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise UsageError(f"No predictions at {path}", fix="Run `neuroage predict`, or train to the end.")
-    table = pd.read_csv(
-        path, dtype=dict.fromkeys(TEXT_COLUMNS, str)
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
+    # In text only a blank is missing: a class, or a person, may be called "None" or "NA".
+    texts = pd.read_csv(
+        path, usecols=lambda name: name in TEXT_COLUMNS, dtype=str, keep_default_na=False, na_values=[""]
     )
+    table[list(texts.columns)] = texts
     wanted = ["scan_id", "subject_id"]
     if not any(str(column).startswith("probability_") for column in table.columns):
         wanted.append("predicted_age")

@@ -163,7 +163,7 @@ def _announce(job: Job, trainee: Trainee, plan: Plan) -> None:
     if fabric.world_size > 1:
         where += f", {fabric.world_size} processes"
     job.observer.stage(f"Training {recipe.backbone.name} on {len(trainee.train)} {recipe.modality} scans ({where})")
-    for reason in [*plan.reasons, *phases_in_words(trainee.network, recipe)]:
+    for reason in [*job.task.notes, *plan.reasons, *phases_in_words(trainee.network, recipe)]:
         job.observer.note(reason)
     job.observer.training(job.run, len(job.run.history), recipe.training.epochs)
 

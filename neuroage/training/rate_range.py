@@ -105,7 +105,7 @@ def find_rate(
     observer.stage(f"Preparing {len(table)} scans")
     scans = chosen.select(scan_ids=list(table.index)).scans()
     prepared = prepare_scans(scans, recipe.prepare, store or Store(), progress=observer.preparing)
-    table = with_inner_set(table[table.index.isin(prepared.volumes)], recipe)
+    table = with_inner_set(table[table.index.isin(prepared.volumes)], recipe, task)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(f"{folder}/run", recipe, chosen, split, fold=fold)
         trainee, plan = ready(Job(recipe, task, table, prepared, run, build_augmentation(recipe), observer))

@@ -8,6 +8,7 @@ import pytest
 from label_cases import NAMES, class_predictions, multilabel_predictions, target_of
 
 from neuroage.analysis import LabelCalibration, choose_thresholds, fit_label_calibration, predicted_labels
+from neuroage.analysis.label_metrics import expected_calibration_error
 from neuroage.errors import DataError, UsageError
 
 
@@ -19,6 +20,7 @@ def overconfident():
 def test_the_temperature_that_was_put_in_is_found(overconfident):
     found = fit_label_calibration(overconfident, target_of())
     assert found.temperatures == pytest.approx([2.5] * 3, rel=0.2)
+    assert found.offsets == pytest.approx([0] * 3, abs=0.35)
     for entry in found.fitted:
         for figure in ("nll", "brier", "ece"):
             assert entry[f"{figure}_after"] < entry[f"{figure}_before"], figure
@@ -52,22 +54,99 @@ def test_a_label_with_too_few_positives_keeps_its_probabilities_and_says_so(over
     found = fit_label_calibration(rare, target_of())
     assert found.temperatures[2] == 1.0 and found.temperatures[1] > 1.5
     assert found.notes == [
-        "Hernia: temperature stays 1, for there are 4 positives and 1196 negatives, and 5 of each are needed."
+        "Hernia: probabilities stay as they are, for there are 4 positives and 1196 negatives, and 5 of each are "
+        "needed."
     ]
     assert (found.apply(rare)["probability_Hernia"] == rare["probability_Hernia"]).all()
 
 
-def test_labels_that_are_told_apart_perfectly_have_no_temperature(overconfident):
+def weighted(table, label, weight, sharp=1.0):
+    """The same model, trained with each positive counted `weight` times: odds too high, then overconfident."""
+    column = f"probability_{label}"
+    odds = (weight * table[column] / (1 - table[column])) ** sharp
+    return table.assign(**{column: odds / (1 + odds)})
+
+
+@pytest.mark.parametrize("sharp", [1.0, 2.0])
+def test_odds_raised_by_weighing_positives_are_brought_back(sharp):
+    right = multilabel_predictions(n_scans=8000, n_subjects=4000, shift=1.2)
+    fitted_on, other = (
+        weighted(part, "Hernia", 5.7, sharp).assign(set="validation") for part in (right.head(4000), right.tail(4000))
+    )
+    found = fit_label_calibration(fitted_on, target_of("Hernia", kind="binary"))
+    assert found.temperatures[0] == pytest.approx(sharp, rel=0.15)
+    assert found.offsets[0] == pytest.approx(-np.log(5.7), abs=0.25)
+    truth, after = other["target_Hernia"], found.apply(other)["probability_Hernia"]
+    assert other["probability_Hernia"].mean() > truth.mean() + 0.15
+    assert after.mean() == pytest.approx(truth.mean(), abs=0.02)  # three standard errors of 4,000 scans
+    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+    assert roc_auc_score(truth, after) == roc_auc_score(truth, other["probability_Hernia"])
+    best = right.tail(4000)["probability_Hernia"]
+    assert log_loss(truth, after) == pytest.approx(log_loss(truth, best), abs=0.003)
+    assert brier_score_loss(truth, after) < brier_score_loss(truth, other["probability_Hernia"]) - 0.03
+    assert expected_calibration_error(truth, after)[0] < 0.02
+
+
+def test_mean_probability_is_the_prevalence_of_the_scans_it_was_fitted_on(overconfident):
+    table = weighted(overconfident, "Hernia", 5.7)
+    found = fit_label_calibration(table, target_of()).apply(table)
+    assert found["probability_Hernia"].mean() == pytest.approx(table["target_Hernia"].mean(), abs=1e-5)
+
+
+def test_few_positives_move_the_temperature_less_than_many():
+    few = multilabel_predictions(n_scans=40, n_subjects=40, sharp=3.0).assign(set="validation")
+    many = pd.concat([few.assign(scan_id=few["scan_id"] + str(copy)) for copy in range(25)])
+    less, more = (fit_label_calibration(part, target_of()).temperatures[0] for part in (few, many))
+    assert 1.1 < less < 0.9 * more
+
+
+def test_labels_that_are_told_apart_perfectly_get_sharper_and_stay_finite(overconfident):
     perfect = overconfident.assign(probability_Mass=0.3 + 0.4 * overconfident["target_Mass"])
     found = fit_label_calibration(perfect, target_of())
-    assert found.temperatures[1] == 1.0 and "no best value" in found.notes[0]
+    assert 0.05 < found.temperatures[1] < 0.3 and abs(found.offsets[1]) < 1 and found.notes == []
+
+
+def test_one_probability_for_all_becomes_the_prevalence(overconfident):
+    same = overconfident.assign(probability_Mass=0.9)
+    found = fit_label_calibration(same, target_of()).apply(same)
+    assert found["probability_Mass"].to_numpy() == pytest.approx(same["target_Mass"].mean(), abs=1e-5)
+
+
+def test_members_are_averaged_before_the_fit(overconfident):
+    other = overconfident.assign(member=1, probability_Mass=overconfident["probability_Mass"] ** 3)
+    mean = overconfident.assign(probability_Mass=(overconfident["probability_Mass"] + other["probability_Mass"]) / 2)
+    both = fit_label_calibration(pd.concat([overconfident, other]), target_of())
+    assert both.offsets == pytest.approx(fit_label_calibration(mean, target_of()).offsets)
+
+
+def test_files_without_offsets_still_load_and_change_temperatures_alone(overconfident):
+    content = LabelCalibration("multilabel", NAMES, (2.0, 1.0, 1.0)).to_dict()
+    del content["offsets"]
+    old = LabelCalibration.from_dict(content)
+    changed = old.apply(overconfident)
+    odds = changed["probability_Edema"] / (1 - changed["probability_Edema"])
+    before = overconfident["probability_Edema"] / (1 - overconfident["probability_Edema"])
+    told = before > 1e-6  # float32's end
+    assert odds[told].to_numpy() == pytest.approx(np.sqrt(before[told]).to_numpy())
+    assert (changed["probability_Mass"] == overconfident["probability_Mass"]).all()
+
+
+def test_labels_are_matched_by_name_whatever_their_order():
+    one = LabelCalibration("multilabel", ("a", "b"), (1.0, 2.0), offsets=(-1.0, 0.0))
+    straight, turned = (
+        one.recalibrate(np.array([[0.3, 0.6]]), ("a", "b")),
+        one.recalibrate(np.array([[0.6, 0.3]]), ("b", "a")),
+    )
+    assert straight[0].tolist() == turned[0, ::-1].tolist()
+    assert np.log(straight[0, 0] / (1 - straight[0, 0])) == pytest.approx(np.log(0.3 / 0.7) - 1)
 
 
 def test_it_survives_json_with_thresholds_that_cannot_be_met(overconfident):
     fitted = fit_label_calibration(overconfident, target_of())
     kept = fitted.with_thresholds({"Mass": 0.25, "Hernia": float("nan")}, "f1")
     again = LabelCalibration.from_dict(json.loads(json.dumps(kept.to_dict()).replace("NaN", "null")))
-    assert again.temperatures == kept.temperatures and again.labels == NAMES
+    assert again.temperatures == kept.temperatures and again.labels == NAMES and again.offsets == kept.offsets
     assert again.thresholds["Mass"] == 0.25 and np.isnan(again.thresholds["Hernia"])
     assert again.notes == ["Hernia: no threshold meets f1."]
 

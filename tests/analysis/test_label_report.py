@@ -119,6 +119,14 @@ def test_figures_fitted_on_the_scored_scans_carry_a_notice(case):
     assert ("Read with care" in written["html"].read_text(encoding="utf-8")) == bool(evaluation.calibration)
 
 
+def test_what_was_fitted_stands_on_the_page_offsets_of_labels_too(case):
+    evaluation, written, _ = case
+    text = written["html"].read_text(encoding="utf-8")
+    fitted = bool(evaluation.calibration)
+    assert (">Temperature<" in text) == fitted
+    assert (">Offset<" in text) == ("lowers all odds" in text) == (fitted and evaluation.kind != "multiclass")
+
+
 def test_a_forest_has_a_line_per_label_the_best_on_top():
     evaluation = evaluation_of("multilabel")
     axes = label_forest(evaluation).axes[0]

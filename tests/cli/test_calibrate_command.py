@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from neuroage.cli.main import main
 from neuroage.cohort import Cohort, Split
-from neuroage.imaging.store import Store
 from neuroage.runs.run import Run
 
 TRAIN = ["train", "--config", "smoke", "--set", "prepare.size=[16, 16, 16]", "--set", "training.epochs=1"]
 
 
 @pytest.fixture
-def type_in(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, store: Store
-) -> Callable[..., tuple[int, str, str]]:
-    """Run `neuroage …` in this process and in a folder; gives the exit code and what was printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NEUROAGE_STORE", str(store.folder))
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few resamples and no pictures, which are drawn and looked at in tests/analysis."""
     monkeypatch.setattr("neuroage.analysis.scores.N_METRIC_RESAMPLES", 100)
-    monkeypatch.setattr("neuroage.analysis.report._PICTURES", {})  # drawn and looked at in tests/analysis
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neuroage", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, " ".join(captured.out.split()), " ".join(captured.err.split())
-
-    return run
+    monkeypatch.setattr("neuroage.analysis.report._PICTURES", {})
 
 
 def test_folds_of_one_fold_calibrate_a_run_and_calibrate_refits_it(
-    type_in: Callable[..., tuple[int, str, str]], cohort: Cohort, split: Split, tmp_path: Path
+    type_in: Callable[..., tuple[int, str, str]], quick: None, cohort: Cohort, split: Split, tmp_path: Path
 ) -> None:
     cohort.to_csv(tmp_path / "cohort.csv")
     split.save(tmp_path / "split.csv")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuroage.cli.main import main
 from neuroage.cohort import Cohort, Split
 from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
@@ -30,24 +28,6 @@ RECIPE = {
 def trained(cohort: Cohort, split: Split, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "t1"
     return train(Recipe.from_dict(RECIPE), cohort, split, folder, store=store)
-
-
-@pytest.fixture
-def type_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, store: Store) -> Any:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NEUROAGE_STORE", str(store.folder))
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neuroage", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, " ".join(captured.err.split())
-
-    return call
 
 
 @pytest.fixture

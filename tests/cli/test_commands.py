@@ -5,34 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from neuroage.cli.main import main
 from neuroage.cohort import Cohort, Split
 from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
 
 
 class Shell:
-    """Runs `neuroage …` in this process and in a folder, and keeps what it printed."""
+    """Types `neuroage …`, gives the exit code, and keeps what was printed."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
+    def __init__(self, type_in: Callable[..., tuple[int, str, str]]) -> None:
+        self.type_in = type_in
         self.out = self.err = ""
 
     def __call__(self, *words: object) -> int:
-        self.monkeypatch.setattr(sys, "argv", ["neuroage", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = self.capsys.readouterr()
-        self.out, self.err = captured.out, " ".join(captured.err.split())
+        code, self.out, self.err = self.type_in(*words)
         return code
 
     def json(self, *words: object) -> Any:
@@ -41,10 +34,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, store: Store) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NEUROAGE_STORE", str(store.folder))
-    return Shell(monkeypatch, capsys)
+def shell(type_in: Callable[..., tuple[int, str, str]]) -> Shell:
+    return Shell(type_in)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +119,8 @@ def test_split_tells_how_uniform_it_is_and_what_each_decade_gave(shell: Shell, c
         (["split", "--uniform-age", "--stratified-age"], 2, "exclude each other"),
         (["split", "--n-validation", "47"], 4, "n_validation"),
         (["split", "--balance", "height"], 2, "height"),
+        (["split", "--uniform-age", "--validation", "0.2"], 2, "--grouped"),
+        (["split", "--from", "cohort.csv", "--exact"], 2, "as it is"),
         (["train", "--config", "t1_smal"], 2, "did you mean 't1_small'"),
         (["train", "--set", "optim.lr"], 2, "no value"),
         (["train", "--set", "optim.larning=3"], 2, "optim.larning"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neuroage.cli.main import main
 from neuroage.cli.plan import in_time, parse_size
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import UsageError
@@ -18,16 +17,12 @@ SMALL = ("--config", "t1_small", "--set", "prepare.size=[16, 16, 16]", "--set", 
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def run(type_in: Callable[..., tuple[int, str, str]]) -> Any:
+    """Type `neuroage plan …`; words of stdout are one space apart."""
+
     def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neuroage", "plan", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, " ".join(captured.out.split()), " ".join(captured.err.split())
+        code, out, err = type_in("plan", *words)
+        return code, " ".join(out.split()), err
 
     return call
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ class Task(Protocol):
         target: What is predicted, JSON-ready, kept with the run: `{"kind": "age"}`, or for labels `kind` (binary,
             multiclass, multilabel) and `labels`, their names; known after `fit`.
         n_outputs: Outputs of the network a scan; known after `fit`.
+        notes: What `fit` found that a person should know, in sentences.
         tolerance: By how much a prediction may differ on another machine and still be the same.
     """
 
@@ -37,6 +39,7 @@ class Task(Protocol):
     running: str
     n_outputs: int
     tolerance: float
+    notes: Sequence[str]
 
     @property
     def target(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ class AgeTask(ABC):
 
     Attributes:
         centre: Mean training age, years: the best constant prediction, near enough.
+        notes: None.
     """
 
     headline = running = "mae"
     higher_is_better = False
     tolerance = 0.05  # years: sums in another order
     centre = 0.0
+    notes: Sequence[str] = ()
 
     @property
     def target(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class LabelTask(ABC):
 
     Attributes:
         labels: Names, in the order of the outputs.
+        notes: What `fit` found that a person should know.
     """
 
     headline = "auroc"
@@ -51,6 +52,7 @@ class LabelTask(ABC):
         self.imbalance = imbalance
         self.labels: list[str] = []
         self.shares: list[float] = []  # of known training scans that have each label
+        self.notes: list[str] = []
 
     @property
     def n_outputs(self) -> int:
@@ -76,9 +78,7 @@ class LabelTask(ABC):
         Raises:
             InfeasibleError: A label that no training scan has, or that all have.
         """
-        matrix = self.matrix(table)
-        with np.errstate(invalid="ignore"):
-            shares = np.nansum(matrix, axis=0) / np.isfinite(matrix).sum(axis=0)
+        shares = self.shares_of(table)
         idle = [label for label, share in zip(self.labels, shares, strict=True) if not 0 < share < 1]
         if idle:
             raise InfeasibleError(
@@ -87,6 +87,12 @@ class LabelTask(ABC):
                 fix="Leave it out of the task's labels, or make another split.",
             )
         self.shares = shares.tolist()
+
+    def shares_of(self, table: pd.DataFrame) -> np.ndarray:
+        """Share of the scans that have each label, among those where it is known, shape (n_labels,)."""
+        matrix = self.matrix(table)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.nansum(matrix, axis=0) / np.isfinite(matrix).sum(axis=0))
 
     def encode(self, table: pd.DataFrame) -> Tensor:
         """Labels (n_scans, n_labels), float32: 1, 0, or NaN where unknown."""
@@ -195,7 +201,7 @@ def numbers_of(table: pd.DataFrame, column: str) -> np.ndarray:
             f"column {column!r} holds {table.loc[wrong, column].iloc[0]!r}",
             expected="1, 0, or nothing where it is unknown",
         )
-    return values.to_numpy(dtype=float)
+    return values.to_numpy(dtype=float, copy=True)
 
 
 def label_columns(table: pd.DataFrame, labels: Sequence[str] | None) -> list[str]:

@@ -54,7 +54,7 @@ class MultiClass(LabelTask):
                 fix="Name the column that holds the class with task.column.",
             )
         names = table[self.column]
-        return names.astype(object).where(names.notna(), "").map(str)
+        return names.astype(object).where(names.notna(), "").map(_name)
 
     def known(self, table: pd.DataFrame) -> pd.Series:
         """Whether each scan has a class, one of the chosen ones where some were."""
@@ -124,6 +124,11 @@ class MultiClass(LabelTask):
         """Classes in turn."""
         names = self.classes or ("a", "b", "c")
         return pd.DataFrame({self.column: [names[index % len(names)] for index in range(n_scans)]})
+
+
+def _name(cell: Any) -> str:
+    """Give a class as text: a table in memory holds 1 where the same one from a file holds 1.0."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 TASK = MultiClass

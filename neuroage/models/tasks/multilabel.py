@@ -14,7 +14,8 @@ class MultiLabel(LabelTask):
     """Tell for each of several labels whether a scan has it; unknown ones count neither in loss nor in figures.
 
     Args:
-        labels: Names of the labels, columns `label_<name>` of the cohort; null: every such column.
+        labels: Names of the labels, columns `label_<name>` of the cohort; null: every such column that some training
+            scans have and others have not.
         imbalance: How rare labels are weighed, in one way only: none; pos_weight (for each label: scans without / scans
             with it); sampler (scans drawn by their rarest label); undersample (scans of frequent labels, or of none,
             drawn down to the rarest); focal (γ = 2: easy scans count less).
@@ -42,6 +43,11 @@ class MultiLabel(LabelTask):
     def fit(self, table: pd.DataFrame) -> None:
         """Learn which labels there are, and how frequent each is among the training scans."""
         self.labels = label_columns(table, self.chosen)
+        if self.chosen is None:
+            shares = self.shares_of(table)
+            idle = [name for name, share in zip(self.labels, shares, strict=True) if not 0 < share < 1]
+            self.labels = [name for name in self.labels if name not in idle] or self.labels
+            self.notes = [f"Not learnt, since all training scans are alike in it: {', '.join(idle)}."] if idle else []
         super().fit(table)
 
     def matrix(self, table: pd.DataFrame) -> np.ndarray:
