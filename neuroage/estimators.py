@@ -411,7 +411,9 @@ def _updated(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
             expected=did_you_mean(unknown[0], SHORT),
             fix="Other keys: Recipe.load(…).updated('key=value').",
         )
-    changes = [f"{SHORT[name]}={yaml.safe_dump(_plain(value), default_flow_style=True)}" for name, value in overrides.items()]
+    changes = [
+        f"{SHORT[name]}={yaml.safe_dump(_plain(value), default_flow_style=True)}" for name, value in overrides.items()
+    ]
     return recipe.updated(*changes)
 
 

@@ -251,7 +251,7 @@ def test_save_and_load_give_the_same_model(
 def test_wrong_arguments_give_one_clear_sentence(
     make, said: str, tmp_path: Path, pictures: na.Cohort, picture_split: na.Split, store: Store
 ) -> None:
-    with pytest.raises(UsageError, match=said):  # noqa: PT012
+    with pytest.raises(UsageError, match=said):
         model = make()
         model._store = store.folder
         model.fit(pictures, picture_split, out=tmp_path / "run", epochs=1)

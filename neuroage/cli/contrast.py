@@ -33,6 +33,8 @@ CURVES = {  # what is overlaid: of each metric the first column that any of its 
     "auroc": ("inner_auroc", "validation_auroc", "train_auroc_eval", "train_error_rate"),
 }
 FIGURES = {"mae": "MAE", "auroc": "AUROC", "f1": "F1"}  # headlines of evaluations, as columns
+MOST_KEYS, MOST_LETTERS = 5, 20  # of the recipe, in the table; --json has all
+TELLING = ("task.name", "task.label", "backbone.name", "backbone.model", "prepare.size", "optim.lr")  # shown first
 YARDSTICKS = ("ridge", "linear")  # the baseline that is shown beside
 
 
@@ -67,16 +69,28 @@ def runs(
     if as_json:
         print_json({"runs": rows, "curves": next(iter(pictures.values()), None), "pictures": pictures})
         return
-    keys = list(next(iter(rows.values())))
-    out.print(
-        make_table(
-            "",
-            ["run", *keys],
-            [[name, *("–" if row[key] is None else str(row[key]) for key in keys)] for name, row in rows.items()],
-        )
+    differing = sorted(
+        next(iter(differences.values())),
+        key=lambda key: (
+            TELLING.index(key) if key in TELLING else len(TELLING),
+            max(len(str(row[key])) for row in rows.values()) > MOST_LETTERS,
+        ),
     )
+    keys = [key for key in next(iter(rows.values())) if key not in differing] + differing[:MOST_KEYS]
+    cells = [[name, *(_cell(row[key]) for key in keys)] for name, row in rows.items()]
+    out.print(make_table("", ["run", *keys], cells))
+    if len(differing) > MOST_KEYS:
+        rest = ", ".join(differing[MOST_KEYS:])
+        out.print(f"The recipes also differ in {rest} (--json lists all).", markup=False)
     for column, picture in pictures.items():
         out.print(f"Curves ({column}): {picture}")
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    text = "–" if value is None else str(value)
+    return escape(text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…")
 
 
 def _overlay(found: dict[str, Run], picture: Path) -> dict[str, Path]:

@@ -50,8 +50,8 @@ def cross(
         print_json({"folder": out_folder, **found.to_dict()})
         return
     out.print(f"[bold]{found.verdict}[/]")
-    matrix = found.matrix()
-    rows = [[name, *(shown(value) for value in matrix.loc[name])] for name in found.trains]
+    matrix = found.matrix().to_numpy(dtype=float)
+    rows = [[name, *map(shown, row)] for name, row in zip(found.trains, matrix.tolist(), strict=True)]
     out.print(make_table("Mean AUROC, trained on (down) and tested on (across)", ["", *found.tests], rows))
     for pair, n in found.meta.get("refused_by_contract", {}).items():
         talk.print(f"[yellow]•[/] {pair}: the run's input contract would have refused {n} scans.")

@@ -144,11 +144,13 @@ def labels_of(cohort: Cohort) -> list[dict[str, Any]]:
         ("class" or "label"), `positive` scans that have it, and `known` scans of which it is known.
     """
     table = cohort.table
-    classes = table["label"][table["label"] != ""].value_counts() if "label" in table.columns else {}
-    rows = [
-        {"label": str(name), "kind": "class", "positive": int(n), "known": int(sum(classes))}
-        for name, n in classes.items()
-    ]
+    rows: list[dict[str, Any]] = []
+    if "label" in table.columns:
+        counts = table["label"][table["label"] != ""].value_counts()
+        known = int(counts.sum())
+        rows += [
+            {"label": str(name), "kind": "class", "positive": int(n), "known": known} for name, n in counts.items()
+        ]
     for name in cohort.labels:
         column = table[f"label_{name}"]
         positive, known = int((column == 1).sum()), int(column.notna().sum())

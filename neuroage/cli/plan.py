@@ -107,7 +107,7 @@ def _plan(recipe: Recipe, n_scans: int, size: int | None, *, probe: bool) -> tup
 
     from neuroage.models.freezing import freeze_for
     from neuroage.models.network import build_network
-    from neuroage.models.tasks import build_task
+    from neuroage.models.tasks import foresee_task
     from neuroage.training.devices import make_fabric
     from neuroage.training.plan import plan_training
     from neuroage.training.train import check_recipe
@@ -118,7 +118,7 @@ def _plan(recipe: Recipe, n_scans: int, size: int | None, *, probe: bool) -> tup
         recipe,
         spatial_dims=len(recipe.prepare.size),
         in_channels=recipe.prepare.n_channels,
-        n_outputs=build_task(recipe).n_outputs,
+        n_outputs=foresee_task(recipe).n_outputs,
         pretrained=False,
     )
     freeze_for(network, recipe)

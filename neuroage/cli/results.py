@@ -125,7 +125,7 @@ def tell_predictions(table: pd.DataFrame, run: Run) -> None:
         for row in table.head(MOST_ROWS).to_dict("records")
     ]
     answer = "predicted age" if of_ages else "predicted"
-    out.print(make_table("", ["scan", known, answer, "verdict", "concerns"], rows))
+    out.print(make_table("", ["scan", known, answer, "verdict", "concerns"], rows, numbers_from=9))
     if len(table) > MOST_ROWS:
         out.print(f"… and {len(table) - MOST_ROWS} more")
     if "interval_low" in table.columns:

@@ -68,7 +68,7 @@ def cross_domain(
     for name, run in runs.items():
         if run.target["kind"] == "age":
             raise UsageError(f"the model {name!r} predicts ages", expected="models that predict labels")
-    tested = {name: _test_scans(name, cohort, runs) for name, cohort in cohorts.items()}
+    tested = {name: _test_scans(name, cohort, runs, observer) for name, cohort in cohorts.items()}
     results, shared, refused = {}, {}, {}
     for trained_on, run in runs.items():
         known = subjects_trained_on(run)
@@ -96,7 +96,7 @@ def _run_of(model: HasRun | Run | str | os.PathLike[str]) -> Run:
     return model if isinstance(model, Run) else model.run
 
 
-def _test_scans(name: str, cohort: Cohort, runs: Mapping[str, Run]) -> Cohort:
+def _test_scans(name: str, cohort: Cohort, runs: Mapping[str, Run], observer: Observer) -> Cohort:
     """Give the scans of a domain on which every model may be tested: nobody that one was trained or selected on."""
     table = cohort.table
     forbidden: set[str] = set()
@@ -107,13 +107,20 @@ def _test_scans(name: str, cohort: Cohort, runs: Mapping[str, Run]) -> Cohort:
         predictions: pd.DataFrame = own.predictions
         held_out = set(predictions.loc[predictions["set"] == headline_set(own), "subject_id"])
         table = table[table["subject_id"].isin(held_out)]
-    table = table[~table["subject_id"].isin(forbidden)]
+        if "group" in predictions:  # what was not torn apart is one observation here, too
+            groups = predictions.drop_duplicates("subject_id").set_index("subject_id")["group"]
+            table = table.assign(group=table["subject_id"].map(groups))
+    seen = table["subject_id"].isin(forbidden)
+    if seen.any():
+        n_seen = table.loc[seen, "subject_id"].nunique()
+        observer.note(f"{n_seen} subjects of {name} are left out: a model was trained on them.")
+    table = table[~seen]
     if table.empty:
         raise InfeasibleError(
             f"No scan of {name} may be tested: every subject was trained on",
             expected="a cohort with the subjects that the model's split held out, or others",
         )
-    return cohort.select(scan_ids=table["scan_id"].tolist())
+    return Cohort(table)
 
 
 def count_shared_images(training: Cohort, tested: Cohort) -> int:

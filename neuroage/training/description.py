@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neuroage.models.freezing import first_trained, rate_scales, stages_of, trained_stages
 from neuroage.models.network import Network, build_network
-from neuroage.models.tasks import build_task
+from neuroage.models.tasks import foresee_task
 from neuroage.runs.recipe import Recipe
 from neuroage.training.memory import copy_on_cpu
 
@@ -115,6 +115,6 @@ def _build(recipe: Recipe) -> Network:
         recipe,
         spatial_dims=len(recipe.prepare.size),
         in_channels=recipe.prepare.n_channels,
-        n_outputs=build_task(recipe).n_outputs,
+        n_outputs=foresee_task(recipe).n_outputs,
         pretrained=False,
     )

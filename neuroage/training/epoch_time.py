@@ -28,7 +28,7 @@ from neuroage.training.mixup import draw_mixture, mix
 from neuroage.training.plan import Plan
 from neuroage.training.state import Learner, State
 
-CROPS = (32, 64)  # voxels along each axis, of the first, cheap probes that say what a whole step will take
+CROPS = (32**3, 64**3)  # voxels of a scan in the first, cheap probes that say what a whole step will take
 FEW_SCANS = 2  # of these probes; batch norm needs more than one value
 MOST_STEPS = 12  # more say nothing new
 SCORING_SECONDS = 1.0  # for passes without learning, which take a third of a step each
@@ -90,7 +90,8 @@ def epoch_seconds(
 def _probed(recipe: Recipe, plan: Plan, n_scans: int, budget_seconds: float, clock: Callable[[], float]) -> EpochTime:
     began = clock()
     size = recipe.prepare.size
-    rungs = [(FEW_SCANS, tuple(min(side, crop) for side in size)) for crop in CROPS]
+    sides = [round(crop ** (1 / len(size))) for crop in CROPS]
+    rungs = [(FEW_SCANS, tuple(min(side, crop) for side in size)) for crop in sides]
     rungs = list(dict.fromkeys([*rungs, (min(FEW_SCANS, plan.share), size), (plan.share, size)]))
     whole = plan.share * math.prod(size)
     probe, per_voxel = None, 0.0

@@ -218,7 +218,9 @@ def hold_out(table: pd.DataFrame, share: float, task: Task, seed: int) -> set[st
     from neuroage.cohort.grouped import grouped_split
 
     others = [name for name in table.columns if name != "label" and not str(name).startswith("label_")]
-    made = grouped_split(Cohort(pd.concat([table[others], strata], axis=1)), validation=share, test=0, seed=seed)
+    whole = [name for name in ("subject_id", "duplicate_group", "group") if name in table.columns]
+    cohort = Cohort(pd.concat([table[others], strata], axis=1))
+    made = grouped_split(cohort, validation=share, test=0, groups=whole, seed=seed)
     return set(made.subjects("validation"))
 
 

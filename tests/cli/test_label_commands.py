@@ -212,6 +212,8 @@ def test_runs_of_ages_and_labels_stand_side_by_side_each_with_its_own_figure_and
     assert said["runs"]["t1"]["AUROC"] is None and said["runs"]["two"]["MAE"] is None
     assert said["runs"]["t1"]["MAE"] > 0 and said["runs"]["two"]["AUROC"] > 0
     assert [Path(path).name for path in said["pictures"].values()] == ["curves.png", "curves-auroc.png"]
+    code, out, _ = type_in("runs", "runs")
+    assert code == 0 and "The recipes also differ in" in out and max(map(len, out.splitlines()[:3])) < 200
     code, _, err = type_in("compare", "runs/t1", "runs/two")
     assert code == 2 and "`compare` compares ages" in err and "neuroage cross" in err
     code, _, err = type_in("calibrate", "runs/t1", "--threshold", "f1")

@@ -127,9 +127,7 @@ def test_the_predictions_table_has_targets_and_probabilities_by_label(
     targets = ["target_label"] if name == "multiclass" else [f"target_{label}" for label in labels]
     assert set(table.columns) == {*KEYS, *targets, *(f"probability_{label}" for label in labels)}
     held_out = pictures.table[
-        pictures.table["subject_id"].isin(
-            [*picture_split.subjects("validation"), *picture_split.subjects("test")]
-        )
+        pictures.table["subject_id"].isin([*picture_split.subjects("validation"), *picture_split.subjects("test")])
     ].set_index("scan_id")
     if name == "binary":
         held_out = held_out[held_out["label_Rows"].notna()]
@@ -282,7 +280,9 @@ def test_scans_without_any_label_are_not_trained_on(
 ) -> None:
     table = pictures.table.copy()
     table.loc[::3, "label"] = ""
-    run = train(picture_recipe.updated("training.epochs=1"), Cohort(table), picture_split, tmp_path / "run", store=store)
+    run = train(
+        picture_recipe.updated("training.epochs=1"), Cohort(table), picture_split, tmp_path / "run", store=store
+    )
     assert sum(run.about["counts"].values()) == (table["label"] != "").sum()
 
 
@@ -297,9 +297,7 @@ def test_a_class_that_only_held_out_scans_have_is_said(
 
 
 @pytest.fixture(scope="module")
-def in_parts(
-    pictures: Cohort, picture_split: Split, store: Store, tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+def in_parts(pictures: Cohort, picture_split: Split, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
     recipe = Recipe.from_dict(
         {
             "modality": "picture",

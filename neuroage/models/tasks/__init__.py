@@ -79,7 +79,10 @@ class Task(Protocol):
         """Headline metric of the best constant prediction learnt in `fit`, on these scans."""
 
     def example(self, n_scans: int) -> pd.DataFrame:
-        """Make up a table that the task can be fitted on, to time a training before there is a cohort."""
+        """Make up a table that the task can be fitted on, to time a training before there is a cohort.
+
+        It has so many rows, or as many as `fit` needs.
+        """
 
     def state(self) -> dict[str, Any]:
         """Constants learnt in `fit`, JSON-ready."""
@@ -122,4 +125,16 @@ def build_task(recipe: Recipe) -> Task:
     kind = _task_class(recipe.task.name)
     options, _ = check_options(kind, recipe.task.options, "task")
     task: Task = kind(**options)
+    return task
+
+
+def foresee_task(recipe: Recipe) -> Task:
+    """Make the task of a recipe before there is a cohort: labels that it would learn from one are made up.
+
+    Raises:
+        UsageError: As in `build_task`.
+    """
+    task = build_task(recipe)
+    if not task.n_outputs:
+        task.fit(task.example(2))
     return task

@@ -68,7 +68,7 @@ class Binary(LabelTask):
         texts = np.array([_text(cell) for cell in cells], dtype=object)
         positive = self.positive or (() if self.negative else {_text(self.labels[0])})
         answers = np.full(len(table), np.nan)
-        filled = np.array([bool(text) for text in texts])
+        filled = np.array([bool(text) for text in texts], dtype=bool)  # of no scans, too
         if positive:
             answers[np.isin(texts, list(positive))] = 1
         else:

@@ -121,9 +121,10 @@ class MultiClass(LabelTask):
         return (outputs.argmax(dim=1) != targets.argmax(dim=1)).float()
 
     def example(self, n_scans: int) -> pd.DataFrame:
-        """Classes in turn."""
+        """Classes in turn, each at least once."""
         names = self.classes or ("a", "b", "c")
-        return pd.DataFrame({self.column: [names[index % len(names)] for index in range(n_scans)]})
+        n_rows = max(n_scans, len(names))
+        return pd.DataFrame({self.column: [names[index % len(names)] for index in range(n_rows)]})
 
 
 def _name(cell: Any) -> str:

@@ -56,6 +56,11 @@ class MultiLabel(LabelTask):
         columns = [f"{PREFIX}{name}" for name in self.labels]
         return np.stack([numbers_of(table, name) if name in table else unknown for name in columns], axis=1)
 
+    def strata(self, table: pd.DataFrame) -> pd.DataFrame:
+        """`label_<label>` for each label; before `fit`, of each that may be learnt."""
+        names = [f"{PREFIX}{name}" for name in self.labels or label_columns(table, self.chosen)]
+        return pd.DataFrame({name: numbers_of(table, name) for name in names}, index=table.index)
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean binary cross-entropy over scans and labels, (B, n_labels) each; NaN targets count nothing."""
         return self.masked_loss(outputs, targets)
