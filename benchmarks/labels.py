@@ -1,4 +1,4 @@
-"""Labels of your images: a recipe on a leak-free split, beside a linear model on coarse pixels and the commonest answer.
+"""Labels of your images: a recipe on a leak-free split, beside a linear model and the commonest answer.
 
     python benchmarks/labels.py FOLDER --config brain_tumor --pattern '(?P<tumour>.+) (?P<sequence>T1C\\+|T1|T2)/' \\
         --factors tumour,sequence

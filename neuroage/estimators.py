@@ -255,7 +255,7 @@ class Model:
     def calibrate(self: M, **options: Any) -> M:
         """Fit what brings predictions to what they promise, on held-out predictions, and keep it in the run.
 
-        Of ages: bias and intervals, on out-of-fold subjects. Of labels: temperatures, on the validation set.
+        Of ages: bias and intervals, on out-of-fold subjects. Of labels: temperatures and offsets, on validation.
 
         Args:
             options: Of `neuroage.runs.calibration.calibrate`, for ages: level, population, n_bins.
@@ -364,8 +364,8 @@ class ImageClassifier(Model):
         if head is not None:
             changes.append(f"head.hidden={json.dumps(_plain(head))}")
         if pretrained is not None:
-            weights = {True: "timm", False: None}.get(pretrained, pretrained)  # type: ignore[call-overload]
-            changes.append(f"backbone.weights={json.dumps(None if weights is None else os.fspath(weights))}")
+            named = ("timm" if pretrained else None) if isinstance(pretrained, bool) else os.fspath(pretrained)
+            changes.append(f"backbone.weights={json.dumps(named)}")
         super().__init__(_updated(recipe.updated(*changes), overrides), augmentation, store)
 
     def choose_thresholds(self, rule: str) -> ImageClassifier:

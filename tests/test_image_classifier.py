@@ -263,7 +263,7 @@ def test_a_task_whose_column_is_missing_is_said(
 ) -> None:
     bare = na.Cohort(pictures.table[["scan_id", "subject_id", "path", "age"]])
     for task in ("multiclass", "multilabel", {"name": "binary", "label": "Rows"}):
-        with pytest.raises(NeuroageError, match="no column|neither a column"):
+        with pytest.raises(NeuroageError, match=r"no column|neither a column"):
             na.ImageClassifier("cnn", task=task, size=24, store=store.folder).fit(
                 bare, picture_split, out=tmp_path / "run"
             )

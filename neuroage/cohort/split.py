@@ -108,7 +108,8 @@ class Split:
         """
         path = Path(path)
         if not path.is_file():
-            raise UsageError(f"no split {path}", fix="Make one: neuroage split COHORT (--uniform-age, or --grouped for labels)")
+            fix = "Make one: neuroage split COHORT (--uniform-age, or --grouped for labels)"
+            raise UsageError(f"no split {path}", fix=fix)
         table = pd.read_csv(
             path,
             sep="\t" if path.suffix == ".tsv" else ",",

@@ -48,6 +48,7 @@ def grouped_split(
         raise UsageError(f"cohort is a {type(cohort).__name__}", expected="a Cohort", fix="Cohort(table) makes one.")
     found = duplicates if isinstance(duplicates, Duplicates) else None
     if duplicates is True and GROUP_COLUMN not in cohort.table.columns and (cohort.table["path"] != "").any():
+        grouped.grouped_split(cohort, source, **options)  # a wrong option is refused before thousands are looked at
         found = find_duplicates(cohort, progress=progress)
     split = grouped.grouped_split(found.add_to(cohort) if found else cohort, source, **options)
     if found:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from neuroage.analysis import Evaluation, evaluate, write_evaluation
-from neuroage.errors import UsageError
+from neuroage.errors import DataError, UsageError
 from neuroage.runs.calibration import out_of_fold_set, read_calibration
 from neuroage.runs.label_calibration import read_label_calibration
 from neuroage.runs.run import Run
@@ -36,7 +36,11 @@ def evaluate_held_out(run: Run, set_name: str | None = None) -> AnyEvaluation:
     """
     if not run.scored:
         raise UsageError(f"{run.folder} is not complete", fix="Finish it with `neuroage train … --resume`.")
-    return evaluate_predictions(run, run.predictions, run.baselines, (set_name or headline_set(run),))
+    predictions, wanted = run.predictions, set_name or headline_set(run)
+    sets = sorted(predictions["set"].unique())
+    if wanted not in sets:
+        raise DataError(f"{run.folder} has no {wanted} predictions", expected=f"one of {', '.join(sets)}")
+    return evaluate_predictions(run, predictions, run.baselines, (wanted,))
 
 
 def headline_set(run: Run) -> str:

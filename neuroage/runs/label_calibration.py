@@ -1,4 +1,4 @@
-"""The calibration of a run about labels: temperatures and thresholds, fitted on its validation predictions alone."""
+"""The calibration of a run about labels: temperatures, offsets and thresholds, fitted on validation predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALIDATION = "validation"
 
 
 def calibrate_labels(run: Run) -> LabelCalibration:
-    """Fit temperatures on a run's validation predictions, and keep them in the run.
+    """Fit temperatures and offsets on a run's validation predictions, and keep them in the run.
 
     Thresholds that were chosen before are chosen anew by the same rule. Figures are from then on given for the test
     set, where there is one.

@@ -77,7 +77,7 @@ def cross_domain(
             observer.stage(f"Trained on {trained_on}, tested on {name}")
             chosen = cohort.select(modality=run.recipe.modality)
             answer = predict(run, chosen, store=store, force=True, observer=observer)
-            results[trained_on, name] = (answer.table.assign(set="test"), run.target)
+            results[trained_on, name] = (answer.raw.assign(set="test"), run.target)
             shared[trained_on, name] = {
                 "subjects": len(known & set(chosen.table["subject_id"])),
                 "images": count_shared_images(training, chosen),

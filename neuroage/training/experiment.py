@@ -154,7 +154,7 @@ def _gather(parent: Run, members: Sequence[Run], observer: Observer, *, has_out_
     tables = [member.baselines for member in members]
     parent.save_baselines({name: pd.concat([table[name] for table in tables], ignore_index=True) for name in tables[0]})
     parent.update(selected_on=members[0].about["selected_on"], status="scored")
-    if has_out_of_fold:
+    if has_out_of_fold and parent.target["kind"] == "age":  # labels are calibrated on request, on the validation set
         _calibrate(parent, observer)
     write_run_pages(parent)
     parent.update(finished=now(), status="complete")  # last: a complete run has everything

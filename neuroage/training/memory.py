@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from neuroage.imaging.batches import RESIDENT_CPU_BYTES, RESIDENT_SHARE
 from neuroage.models.recompute import set_recompute
-from neuroage.runs.recipe import Optim, Prepare, Recipe
+from neuroage.runs.recipe import Optim, Preparation, Recipe
 from neuroage.training.inference import MEMORY_FORMAT
 from neuroage.training.optim import make_optimiser
 
@@ -167,7 +167,7 @@ def fixed_parts(network: nn.Module, recipe: Recipe) -> dict[str, int]:
     }
 
 
-def resident_bytes(prepare: Prepare, n_scans: int, free_bytes: int, device_type: str) -> int:
+def resident_bytes(prepare: Preparation, n_scans: int, free_bytes: int, device_type: str) -> int:
     """Give the bytes of prepared volumes that are kept on a device with `free_bytes`; 0 when they are streamed."""
     n_bytes = n_scans * prepare.n_channels * math.prod(prepare.size) * STORED_BYTES[prepare.store_as]
     limit = RESIDENT_SHARE * free_bytes

@@ -37,11 +37,13 @@ class Answer:
     Attributes:
         table: One row a scan: scan_id, subject_id; of ages: age (NaN where unknown), predicted_age (NaN where refused)
             and gap; of labels: `target_…` where known and `probability_…`; and what `add_findings` adds.
+        raw: The table before the run's calibration, which evaluations apply themselves.
         baselines: The same scans predicted by the baselines: name → table.
         failures: scan_id → why it could not be read.
     """
 
     table: pd.DataFrame
+    raw: pd.DataFrame
     baselines: dict[str, pd.DataFrame] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -82,6 +84,8 @@ def predict(
         cohort.scans(), recipe.prepare, store or Store(), max_failed_share=max_failed_share, progress=observer.preparing
     )
     everyone = cohort.table.set_index("scan_id", drop=False).loc[list(prepared.volumes)].assign(set="new")
+    if groups := groups_of(run):
+        everyone["group"] = everyone["subject_id"].map(groups).fillna(everyone["subject_id"])
     observer.stage("Checking the scans against those that the run was trained on")
     first = load_network(leaves[0])
     findings = dict(
@@ -106,9 +110,10 @@ def predict(
             baselines.setdefault(name, []).append(baseline)
         tables.append(blend(table, [*beside.values()][-1], leaf.recipe.predict.ridge_share))
     table = average_members(tables)
+    raw = add_findings(table, everyone, findings, run, trained_on)
     apply = apply_calibration if run.target["kind"] == "age" else apply_label_calibration
-    table = apply(add_findings(table, everyone, findings, run, trained_on), run)
-    return Answer(table, {name: average_members(parts) for name, parts in baselines.items()}, prepared.failures)
+    table = apply(raw, run)
+    return Answer(table, raw, {name: average_members(parts) for name, parts in baselines.items()}, prepared.failures)
 
 
 def _refuse(rows: pd.DataFrame, findings: dict[str, Finding], observer: Observer) -> pd.DataFrame:
@@ -122,7 +127,7 @@ def _refuse(rows: pd.DataFrame, findings: dict[str, Finding], observer: Observer
             fix="Mend the scans; --force (force=True) predicts them all the same.",
         )
     if refused:
-        observer.note(f"{len(refused)} of {len(rows)} scans are refused, without a predicted age:\n" + listed(reasons))
+        observer.note(f"{len(refused)} of {len(rows)} scans are refused, and not predicted:\n" + listed(reasons))
     return rows.drop(index=refused)
 
 
@@ -227,7 +232,7 @@ def evaluate_on(
         InfeasibleError: No scan has an age, or a label.
     """
     observer = observer or Observer()
-    trained_on = subjects_trained_on(run)
+    learnt_from = subjects_trained_on(run) | subjects_chosen_by(run)
     table = cohort.table[task_of(run).known(cohort.table)]
     if table.empty:
         raise InfeasibleError(
@@ -236,17 +241,18 @@ def evaluate_on(
             else "No scan of this cohort has a label",
             fix="`neuroage predict` needs none.",
         )
-    seen = table["subject_id"].isin(trained_on)
+    seen = table["subject_id"].isin(learnt_from)
     if seen.all():
         raise RefusedError(
             f"{run.folder} was trained on all {table['subject_id'].nunique()} subjects of this cohort",
             fix="Evaluate on subjects that it has not seen.",
         )
     if seen.any():
-        observer.note(f"{table.loc[seen, 'subject_id'].nunique()} subjects were left out: the run was trained on them.")
+        n_seen = table.loc[seen, "subject_id"].nunique()
+        observer.note(f"{n_seen} subjects were left out: the run was trained on them, or chosen by them.")
     answer = predict(run, cohort.select(scan_ids=table.loc[~seen, "scan_id"].tolist()), store=store, observer=observer)
-    answered = [name for name in answer.table.columns if str(name).startswith(("predicted_age", "probability_"))]
-    scored = answer.table[answer.table[answered[0]].notna()]  # refused scans have no answer
+    answered = [name for name in answer.raw.columns if str(name).startswith(("predicted_age", "probability_"))]
+    scored = answer.raw[answer.raw[answered[0]].notna()]  # refused scans have no answer
     return evaluate_predictions(run, scored, answer.baselines, ("new",)), answer
 
 
@@ -267,6 +273,21 @@ def subjects_trained_on(run: Run) -> set[str]:
         subjects |= set(sets[sets == "train"].index) & set(leaf.cohort.table["subject_id"])
         subjects |= set(about.get("init_from", {}).get("trained_on", ()))
     return subjects
+
+
+def subjects_chosen_by(run: Run) -> set[str]:
+    """Give every subject on whom weights were selected, or probabilities calibrated; none where neither was done."""
+    about = run.about
+    if "validation" not in (about.get("selected_on"), about.get("calibrated_on")):
+        return set()
+    predictions = run.predictions
+    return set(predictions.loc[predictions["set"] == "validation", "subject_id"])
+
+
+def groups_of(run: Run) -> dict[str, str]:
+    """Give the group of every subject of the run's splits that have any: what is one observation in every interval."""
+    tables = [leaf.split.table for leaf in run.leaves]
+    return {s: g for t in tables if "group" in t for s, g in zip(t["subject_id"], t["group"], strict=True)}
 
 
 def training_ages(run: Run, trained_on: set[str]) -> np.ndarray:

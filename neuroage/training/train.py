@@ -17,7 +17,7 @@ from neuroage.models.backbones import ready_weights
 from neuroage.models.freezing import check_finetune
 from neuroage.models.network import check_backbone
 from neuroage.models.tasks import Task, build_task, check_task
-from neuroage.runs.recipe import Prepare, Recipe
+from neuroage.runs.recipe import Preparation, Recipe
 from neuroage.runs.run import Run
 from neuroage.runs.seeds import child_seed
 from neuroage.training.augmentation import Augmentation, build_augmentation, check_augment
@@ -123,7 +123,7 @@ def train(
 
 
 def _prepare(
-    fabric: Fabric, scans: list[Scan], recipe: Prepare, store: Store, max_failed_share: float, observer: Observer
+    fabric: Fabric, scans: list[Scan], recipe: Preparation, store: Store, max_failed_share: float, observer: Observer
 ) -> PreparedCohort:
     """Prepare the scans, each process its share of them."""
     if fabric.world_size > 1:

@@ -1,4 +1,4 @@
-"""The engine does not ask how many dimensions an image has, nor what is predicted: ages of pictures, labels of volumes."""
+"""The engine asks neither how many dimensions an image has nor what is predicted."""
 
 from __future__ import annotations
 
@@ -128,15 +128,7 @@ def test_small_colour_pictures_of_ten_kinds_are_learnt_to_95_percent(tmp_path: P
         for index, (picture, kind) in enumerate(zip(shades, kinds.tolist(), strict=True)):
             path = tmp_path / "files" / f"{name}-{index:04d}.png"
             Image.fromarray(picture).save(path)
-            rows.append(
-                {
-                    "scan_id": path.stem,
-                    "subject_id": path.stem,
-                    "path": str(path),
-                    "label": small_cnn.KINDS[kind],
-                    "set": name,
-                }
-            )
+            rows.append({"subject_id": path.stem, "path": str(path), "label": small_cnn.KINDS[kind], "set": name})
     table = pd.DataFrame(rows)
     cohort = na.Cohort(table.drop(columns="set").assign(official_set=table["set"]))
     split = na.grouped_split(cohort, "official")

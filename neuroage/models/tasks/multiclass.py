@@ -51,7 +51,7 @@ class MultiClass(LabelTask):
             raise InfeasibleError(
                 f"The cohort has no column {self.column!r}",
                 expected=did_you_mean(self.column, [str(name) for name in table.columns]),
-                fix="Name the column that holds the class with task.column.",
+                fix="Name the column of the class with task.column; for columns label_… use task.name=multilabel.",
             )
         names = table[self.column]
         return names.astype(object).where(names.notna(), "").map(_name)
