@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Inputs: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Cohort"
 M = TypeVar("M", bound="Model")
 
+ANY_PICTURE = "picture"  # modality of the recipe for pictures of any kind: a cohort's only one takes its place
+
 # Keyword arguments that are short for a key of the recipe.
 SHORT = {
     "epochs": "training.epochs",
@@ -140,6 +142,8 @@ class Model:
             )
         self.recipe = _updated(self.recipe, overrides)
         self._refuse_the_others_target()
+        if self.recipe.modality == ANY_PICTURE and len(cohort.modalities) == 1:
+            self.recipe = self.recipe.updated(f"modality={cohort.modalities[0]}")
         several = folds > 1 and split.n_folds > 1
         augmentation = None
         if self._augmentation is not None:

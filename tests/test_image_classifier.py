@@ -273,3 +273,16 @@ def test_numbers_of_any_kind_are_taken_as_arguments() -> None:
     model = na.ImageClassifier("cnn", size=np.int64(32), head=np.array([8]), lr=np.float32(0.5), epochs=np.int64(2))
     assert (model.recipe.optim.lr, model.recipe.training.epochs) == (0.5, 2)
     assert model.recipe.prepare.size == (32, 32)
+
+
+def test_a_model_of_any_pictures_takes_the_only_modality_of_a_cohort(
+    tmp_path: Path, pictures: na.Cohort, picture_split: na.Split, store: Store
+) -> None:
+    rays = na.Cohort(pictures.table.assign(modality="xray"))
+    model = na.ImageClassifier("cnn", task="multiclass", size=24, store=store.folder, epochs=1, precision="fp32")
+    model.fit(rays, picture_split, out=tmp_path / "run")
+    assert model.run.recipe.modality == "xray"
+    assert len(model.predict(rays.sample(2), force=True)) == 2
+    other = na.ImageClassifier("cnn", task="multiclass", size=24, store=store.folder, modality="slice")
+    with pytest.raises(UsageError, match=r"'slice'.*'xray'"):
+        other.fit(rays, picture_split, out=tmp_path / "other")

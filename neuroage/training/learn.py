@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,7 @@ def learn(job: Job) -> tuple[Fabric, Network]:
     """
     recipe = job.recipe
     trainee, plan = ready(job)
+    _refuse_undefined(trainee)
     fabric, network = trainee.fabric, trainee.network
     with kept_memory(fabric.device, wanted=plan.has_room), stop_on_signals() as should_stop:
         trainee.should_stop = should_stop
@@ -144,6 +146,22 @@ def _settle(job: Job, fabric: Fabric, network: Network) -> tuple[Fabric, Plan]:
             counts=job.table["set"].value_counts().to_dict(),
         )
     return fabric, plan
+
+
+def _refuse_undefined(trainee: Trainee) -> None:
+    """Refuse to select, or to stop, by a figure that scans with one answer alone cannot have."""
+    task, training = trainee.task, trainee.recipe.training
+    watched = training.select if training.select != "last" else "inner" if training.patience else ""
+    scans = {"inner": trainee.inner, "validation": trainee.validation}.get(watched)
+    if scans is None:
+        return
+    constant = torch.zeros(len(scans), task.n_outputs, device=scans.targets.device)
+    if math.isnan(task.score(constant, scans.targets)):
+        raise InfeasibleError(
+            f"The {watched} scans have no {task.headline}, by which weights are chosen or training stops: "
+            "no label is there both with and without",
+            fix="Make another split, or set training.select=last and training.patience=null.",
+        )
 
 
 def _smaller(job: Job, plan: Plan, network: Network) -> Plan:

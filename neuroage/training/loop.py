@@ -98,12 +98,12 @@ def fit(trainee: Trainee) -> Network:
 
     while state.epoch < training.epochs and not _out_of_patience(state, trainee):
         _train_epoch(trainee, learner, state)
-        row = _score(trainee, learner.scored, state)
-        if not math.isfinite(row["train_loss"]):
+        if not math.isfinite(state.loss_sum):
             raise DataError(
                 f"The training loss became NaN or infinite in epoch {state.epoch + 1}",
                 fix="Lower optim.lr, set optim.clip_norm, or set training.precision to fp32.",
             )
+        row = _score(trainee, learner.scored, state)
         state.history.append(row)
         if _is_best(state.history, trainee):
             state.best_epoch = state.epoch

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from neuroage.cohort import Cohort, Split
 from neuroage.cohort.parts import all_parts
-from neuroage.errors import InfeasibleError
+from neuroage.errors import DataError, InfeasibleError
 from neuroage.imaging.store import Store
 from neuroage.runs.evaluation import evaluate_held_out
 from neuroage.runs.recipe import Recipe
@@ -380,3 +380,31 @@ def test_classes_that_are_numbers_are_the_same_in_memory_and_in_a_file(
     assert run.target["labels"] == ["0", "1", "2"]
     found, _ = evaluate_on(run, Cohort.read(tmp_path / "cohort.csv"), store=store)
     assert found.n_scans == (run.predictions["set"].isin(["validation", "test"])).sum()
+
+
+def test_a_diverging_training_says_so(
+    tmp_path: Path, pictures: Cohort, picture_split: Split, store: Store, picture_recipe: Recipe
+) -> None:
+    recipe = picture_recipe.updated(
+        "optim={name: sgd, lr: 1.0e+30, clip_norm: null, warmup_epochs: 0}",
+        "backbone.norm=none",
+        "training.select=validation",
+    )
+    with pytest.raises(DataError, match=r"optim\.lr"):
+        train(recipe, pictures, picture_split, tmp_path / "run", store=store)
+
+
+def test_nothing_is_selected_by_an_auroc_that_is_not_defined(
+    tmp_path: Path, pictures: Cohort, picture_split: Split, store: Store, picture_recipe: Recipe
+) -> None:
+    table = pictures.table.copy()
+    held_out = table["subject_id"].isin(picture_split.subjects("validation"))
+    table.loc[held_out, "label_Rows"] = 1.0
+    recipe = picture_recipe.updated("task={name: binary, label: Rows}", "training.epochs=1")
+    with pytest.raises(InfeasibleError, match="The validation scans have no auroc"):
+        train(
+            recipe.updated("training.select=validation"), Cohort(table), picture_split, tmp_path / "run", store=store
+        )
+    run = train(recipe, Cohort(table), picture_split, tmp_path / "run", store=store)  # the folder is free
+    assert run.complete
+    assert [entry["label"] for entry in run.evaluation["undefined"]] == ["Rows"]

@@ -134,6 +134,8 @@ class LabelTask(ABC):
         """Mean AUROC over the labels that some scans have and others have not; NaN where there is no such label."""
         from sklearn.metrics import roc_auc_score
 
+        if not outputs.isfinite().all():  # a training that diverged in its last step
+            return float("nan")
         columns = zip(outputs.float().cpu().numpy().T, targets.float().cpu().numpy().T, strict=True)
         found = []
         for predicted, wanted in columns:
