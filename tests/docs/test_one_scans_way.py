@@ -7,13 +7,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from neuroage.cohort import Cohort, uniform_age_split
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.phantom import make_phantom
+from neuroage.imaging.picture import read_picture
 from neuroage.imaging.prepare import prepare
 from neuroage.imaging.read import read
 from neuroage.imaging.store import Store, prepare_scans
@@ -102,3 +105,33 @@ def test_the_page_states_the_shapes_that_a_scan_really_has(page: str, stations: 
 
     assert seen == stations
     assert len(seen) == 14
+
+
+def test_a_picture_goes_the_same_way_with_the_shapes_that_the_page_states(page: str, tmp_path: Path) -> None:
+    text = " ".join(page.split("## A picture's way")[1].split())
+    picture = np.random.default_rng(0).integers(0, 255, (50, 80), dtype=np.uint8)
+    for index in range(4):
+        Image.fromarray(picture).save(tmp_path / f"{index}.png")
+    prepare_section, task_section = re.findall(r"`(?:prepare|task): (\{[^`]*\})`", text)
+    recipe = Recipe.from_dict({"prepare": yaml.safe_load(prepare_section), "task": yaml.safe_load(task_section)})
+    table = pd.DataFrame(
+        {
+            "subject_id": list("abcd"),
+            "label": ["x", "y", "x", "y"],
+            "path": [str(tmp_path / f"{index}.png") for index in range(4)],
+        }
+    )
+    cohort = Cohort(table)
+    seen = [read_picture(cohort.scans()[0].path).data.shape]
+    stored = prepare_scans(cohort.scans(), recipe.prepare, Store(tmp_path / "store")).volumes
+    seen.append(stored["a"].map().shape)
+    batch = VolumeSet(list(stored.values())).batch(range(4))
+    seen.append(tuple(batch.shape))
+    task = build_task(recipe)
+    task.fit(cohort.table)
+    network = build_network(recipe, spatial_dims=2, in_channels=1, n_outputs=task.n_outputs).eval()
+    with torch.no_grad():
+        seen.append(tuple(network.backbone(batch).shape))
+        decoded = task.decode(network(batch))
+    assert [str(shape) for shape in seen] == re.findall(r"`(\(\d[^`]*\))`", text)
+    assert list(decoded) == ["probability_x", "probability_y"]
