@@ -16,7 +16,7 @@ from neuroage.imaging.duplicates import GROUP_COLUMN, SURE_DISTANCE, find_duplic
 from neuroage.runs.evaluation import headline_set
 from neuroage.runs.run import Run
 from neuroage.training.observer import Observer
-from neuroage.training.predict import predict, subjects_trained_on
+from neuroage.training.predict import groups_of, predict, subjects_trained_on
 
 if TYPE_CHECKING:
     from neuroage.imaging.store import Store
@@ -69,6 +69,7 @@ def cross_domain(
         if run.target["kind"] == "age":
             raise UsageError(f"the model {name!r} predicts ages", expected="models that predict labels")
     tested = {name: _test_scans(name, cohort, runs, observer) for name, cohort in cohorts.items()}
+    groups = {name: groups_of(runs[name]) if name in runs else {} for name in cohorts}
     results, shared, refused = {}, {}, {}
     for trained_on, run in runs.items():
         known = subjects_trained_on(run)
@@ -77,7 +78,9 @@ def cross_domain(
             observer.stage(f"Trained on {trained_on}, tested on {name}")
             chosen = cohort.select(modality=run.recipe.modality)
             answer = predict(run, chosen, store=store, force=True, observer=observer)
-            results[trained_on, name] = (answer.raw.assign(set="test"), run.target)
+            # Alike for all models, whose resamples are paired.
+            grouped = [groups[name].get(subject, subject) for subject in answer.raw["subject_id"]]
+            results[trained_on, name] = (answer.raw.assign(set="test", group=grouped), run.target)
             shared[trained_on, name] = {
                 "subjects": len(known & set(chosen.table["subject_id"])),
                 "images": count_shared_images(training, chosen),
@@ -107,9 +110,6 @@ def _test_scans(name: str, cohort: Cohort, runs: Mapping[str, Run], observer: Ob
         predictions: pd.DataFrame = own.predictions
         held_out = set(predictions.loc[predictions["set"] == headline_set(own), "subject_id"])
         table = table[table["subject_id"].isin(held_out)]
-        if "group" in predictions:  # what was not torn apart is one observation here, too
-            groups = predictions.drop_duplicates("subject_id").set_index("subject_id")["group"]
-            table = table.assign(group=table["subject_id"].map(groups))
     seen = table["subject_id"].isin(forbidden)
     if seen.any():
         n_seen = table.loc[seen, "subject_id"].nunique()

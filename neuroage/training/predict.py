@@ -85,7 +85,7 @@ def predict(
     )
     everyone = cohort.table.set_index("scan_id", drop=False).loc[list(prepared.volumes)].assign(set="new")
     if groups := groups_of(run):
-        everyone["group"] = everyone["subject_id"].map(groups).fillna(everyone["subject_id"])
+        everyone["group"] = [groups.get(subject, subject) for subject in everyone["subject_id"]]
     observer.stage("Checking the scans against those that the run was trained on")
     first = load_network(leaves[0])
     findings = dict(

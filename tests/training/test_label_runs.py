@@ -346,15 +346,15 @@ def test_folds_of_a_grouped_split_become_members(
 ) -> None:
     from neuroage.cohort.grouped import grouped_split
 
-    split = grouped_split(pictures, validation=0.25, test=0.25, folds=3, seed=1)
+    split = grouped_split(pictures, validation=0.25, test=0.25, folds=2, seed=1)
     run = train_members(
-        picture_recipe.updated("training.epochs=2"), pictures, split, tmp_path / "run", folds=range(3), store=store
+        picture_recipe.updated("training.epochs=2"), pictures, split, tmp_path / "run", folds=range(2), store=store
     )
     table = run.predictions
-    assert sorted(member.about["fold"] for member in run.members) == [0, 1, 2]
-    held_out = {subject for fold in range(3) for subject in split.subjects("validation", fold)}
+    assert sorted(member.about["fold"] for member in run.members) == [0, 1]
+    held_out = {subject for fold in range(2) for subject in split.subjects("validation", fold)}
     assert set(table.loc[table["set"] == "validation", "subject_id"]) == held_out
-    assert table[table["set"] == "test"].groupby("scan_id").size().eq(3).all()
+    assert table[table["set"] == "test"].groupby("scan_id").size().eq(2).all()
     assert "group" in table
     assert run.evaluation["n_scans"] == table.loc[table["set"] == "validation", "scan_id"].nunique()
 
@@ -402,9 +402,7 @@ def test_nothing_is_selected_by_an_auroc_that_is_not_defined(
     table.loc[held_out, "label_Rows"] = 1.0
     recipe = picture_recipe.updated("task={name: binary, label: Rows}", "training.epochs=1")
     with pytest.raises(InfeasibleError, match="The validation scans have no auroc"):
-        train(
-            recipe.updated("training.select=validation"), Cohort(table), picture_split, tmp_path / "run", store=store
-        )
+        train(recipe.updated("training.select=validation"), Cohort(table), picture_split, tmp_path / "run", store=store)
     run = train(recipe, Cohort(table), picture_split, tmp_path / "run", store=store)  # the folder is free
     assert run.complete
     assert [entry["label"] for entry in run.evaluation["undefined"]] == ["Rows"]
