@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from neuroage.analysis.bootstrap import N_METRIC_RESAMPLES, Interval
 from neuroage.analysis.label_intervals import (
@@ -91,8 +93,23 @@ def score_cells(results: Mapping[Cell, Result], sets: Sequence[str], seed: int) 
                 fix="Predict one split of it with every model.",
             )
         # The same scans, groups and seed for every model: their resamples are the same, so differences are paired.
-        scored.update({cell: _score(scans.only(shared), seed) for cell, scans in here.items()})
+        kept = {cell: scans.only(shared) for cell, scans in here.items()}
+        group = _joined([scans.group for scans in kept.values()])
+        scored.update({cell: _score(replace(scans, group=group), seed) for cell, scans in kept.items()})
     return scored
+
+
+def _joined(groups: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
+    """Give one index of groups, in which scans hang together that any of these holds together.
+
+    A model names the groups of its own split alone; to another one the same scans are subjects.
+    """
+    scans = np.arange(len(groups[0]))
+    nodes = [len(scans) * (1 + at) + group for at, group in enumerate(groups)]
+    n_nodes = len(scans) * (1 + len(groups))
+    links = (np.ones(len(scans) * len(groups), np.int8), (np.tile(scans, len(groups)), np.concatenate(nodes)))
+    _, found = connected_components(coo_matrix(links, shape=(n_nodes, n_nodes)), directed=False)
+    return pd.factorize(found[: len(scans)])[0].astype(np.intp)
 
 
 def _align_cell(cell: Cell, table: pd.DataFrame, target: Mapping[str, Any], sets: Sequence[str]) -> LabelScans:

@@ -15,7 +15,8 @@ from neuroage.analysis.label_table import MULTICLASS, Array, align_labels, read_
 from neuroage.errors import DataError
 
 FEWEST_EACH = 5  # positives and negatives, as for every bootstrap here (MINIMUM_SUBJECTS)
-CLIP = 1e-7  # float32 tells no probability nearer to 0 or 1 from 0 or 1
+CLIP = 1e-7  # float32 tells no probability nearer to 1 from 1
+SMALLEST = 1e-38  # float32 tells smaller ones from 0; cut off any higher, sure answers would lose their order
 SPAN = 20.0  # temperatures searched: 1/20 to 20, far beyond the 1 to 3 that networks need
 # Spread of the log temperature that is expected before a scan is seen: mostly 0.4 to 2.7. Of none, 0.3 and 0.5, the one
 # of least held-out log loss with 5 to 50 positives (simulated, see docs/explanation/label-metrics.md).
@@ -247,7 +248,7 @@ def _too_few(n_yes: int, n_no: int, yes: str, no: str) -> str:
 def _logit(probability: Array) -> Array:
     from scipy.special import logit
 
-    return np.asarray(logit(np.clip(probability, CLIP, 1 - CLIP)))
+    return np.asarray(logit(np.clip(probability, SMALLEST, 1 - CLIP)))
 
 
 def _moved(probability: Array, temperature: float | Array, offset: float | Array) -> Array:
@@ -263,7 +264,7 @@ def _softened_classes(probability: Array, temperature: float) -> Array:
 
     if temperature == 1:
         return probability
-    return np.asarray(softmax(np.log(np.clip(probability, CLIP, 1.0)) / temperature, axis=1))
+    return np.asarray(softmax(np.log(np.clip(probability, SMALLEST, 1.0)) / temperature, axis=1))
 
 
 def _minus_log(probability: Array) -> float:

@@ -48,7 +48,7 @@ class Ranking:
             weights: How often each group was drawn, shape `(n_resamples, n_groups)`.
 
         Returns:
-            Both of shape `(n_resamples,)`; NaN without positives, the first also without negatives.
+            Both of shape `(n_resamples,)`; NaN without positives or without negatives.
 
         Source: area, Hanley & McNeil 1982, doi:10.1148/radiology.143.1.7063747; average precision as the sum of
         precision over recalled positives, no interpolation: Davis & Goadrich 2006, doi:10.1145/1143844.1143874.
@@ -62,7 +62,8 @@ class Ranking:
         false_before = above[:, self._before] - true_above[:, self._true_before]
         lost = (positive * (false_before + all_through - true_through)).sum(axis=1) / 2
         precise = (positive * true_through / np.maximum(all_through, 1.0)).sum(axis=1)
-        return 1 - _ratio(lost, n_positive * n_negative), _ratio(precise, n_positive)
+        precision = np.where(n_negative > 0, _ratio(precise, n_positive), np.nan)  # 1 for any model without negatives
+        return 1 - _ratio(lost, n_positive * n_negative), precision
 
 
 def _running(values: Array) -> Array:

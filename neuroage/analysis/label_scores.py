@@ -25,7 +25,7 @@ HEADLINES = {BINARY: ("auroc", "balanced_accuracy"), MULTILABEL: ("auroc",), MUL
 _NO_THRESHOLD = "no threshold meets the rule"
 _NEEDS = {
     "auroc": ("n_positive", "n_negative"),
-    "auprc": ("n_positive",),
+    "auprc": ("n_positive", "n_negative"),
     "f1": ("n_positive",),
     "sensitivity": ("n_positive",),
     "specificity": ("n_negative",),

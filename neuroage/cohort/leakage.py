@@ -126,7 +126,9 @@ def measure_leakage(cohort: Cohort, sets: Mapping[str, str] | pd.DataFrame) -> L
     if not placed:
         raise DataError(f"none of the {len(names)} names is an image of this cohort", expected="scan ids or file names")
     columns = ["subject_id", *([DUPLICATE_COLUMN] if DUPLICATE_COLUMN in cohort.table.columns else [])]
-    images = cohort.table.iloc[list(placed)][columns].astype(str).assign(set=list(placed.values()))
+    images = cohort.table.iloc[list(placed)][columns]
+    images = images.astype(object).where(images.notna(), "").astype(str).replace("n/a", "")  # a blank binds nothing
+    images = images.assign(set=list(placed.values()))
     overlaps = [_overlap(images, tested, known) for tested, known in _PAIRS]
     return Leakage(tuple(overlap for overlap in overlaps if overlap), len(placed), n_strangers)
 

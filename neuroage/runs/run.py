@@ -158,8 +158,11 @@ class Run:
 
     @property
     def target(self) -> dict[str, Any]:
-        """What is predicted: `{"kind": "age"}`, or the kind of labels and their names."""
-        return dict((self.leaves or [self])[0].about.get("target", {"kind": "age"}))
+        """What is predicted: `{"kind": "age"}`, or the kind of labels and their names; those that all members learnt."""
+        found = [leaf.about["target"] for leaf in self.leaves or [self] if "target" in leaf.about]
+        if len(found) < 2 or found[0]["kind"] != "multilabel":
+            return dict(found[0]) if found else {"kind": "age"}
+        return {**found[0], "labels": [name for name in found[0]["labels"] if all(name in t["labels"] for t in found)]}
 
     @property
     def scored(self) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from label_cases import NAMES, class_predictions, multilabel_predictions, target_of
+from sklearn.metrics import roc_auc_score
 
 from neuroage.analysis import LabelCalibration, choose_thresholds, fit_label_calibration, predicted_labels
 from neuroage.analysis.label_metrics import expected_calibration_error
@@ -240,3 +241,19 @@ def test_decisions_follow_the_thresholds():
 def test_thresholds_for_classes_are_refused():
     with pytest.raises(UsageError, match="most probable class"):
         choose_thresholds(class_predictions(), target_of(*"abcd", kind="multiclass"), "f1")
+
+
+def test_even_the_surest_answers_keep_their_order():
+    random = np.random.default_rng(0)
+    truth = (random.random(2000) < 0.1).astype(float)
+    logit = 12 * (1.2 * truth + random.normal(size=2000)) - 25
+    sure = (1 / (1 + np.exp(-logit))).astype(np.float32).astype(np.float64)
+    assert (sure < 1e-7).mean() > 0.5  # what a network that was trained for long says of most scans
+    names = [f"scan{at}" for at in range(2000)]
+    table = pd.DataFrame({"scan_id": names, "subject_id": names, "target_Mass": truth, "probability_Mass": sure})
+    target = target_of("Mass", kind="binary")
+    changed = fit_label_calibration(table, target).apply(table)
+    assert roc_auc_score(truth, changed["probability_Mass"]) == pytest.approx(roc_auc_score(truth, sure), abs=1e-6)
+    classes = table.assign(target_label=np.where(truth == 1, "a", "b"), probability_a=sure, probability_b=1 - sure)
+    softer = fit_label_calibration(classes, target_of("a", "b", kind="multiclass")).apply(classes)
+    assert roc_auc_score(truth, softer["probability_a"]) == pytest.approx(roc_auc_score(truth, sure), abs=1e-6)

@@ -140,3 +140,14 @@ def test_what_is_written_holds_the_same_figures(result, tmp_path):
 def test_no_results_are_refused():
     with pytest.raises(UsageError, match="no results"):
         cross_domain_table({})
+
+
+def test_models_that_group_the_same_scans_differently_are_compared_on_the_same_groups(results):
+    def pairs(table, name):
+        return table.assign(group=[f"{name} {code // 2}" for code in pd.factorize(table["subject_id"])[0]])
+
+    own = {cell: (pairs(table, cell[1]) if cell[0] == cell[1] else table, t) for cell, (table, t) in results.items()}
+    every = {cell: (pairs(table, cell[1]), target) for cell, (table, target) in results.items()}
+    found, wanted = cross_domain_table(own), cross_domain_table(every)
+    pd.testing.assert_frame_equal(found.table, wanted.table)
+    assert found.table["deficit_low"].notna().any()

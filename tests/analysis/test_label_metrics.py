@@ -94,8 +94,8 @@ def test_what_is_undefined_is_nan_and_not_zero():
     truth = np.array([[0.0, 1.0, np.nan]] * 6)
     chance = np.tile(np.linspace(0.1, 0.9, 6)[:, None], 3)
     figures = {name: values[0] for name, values in scorer_of(truth, chance).figures(np.ones((1, 6))).items()}
-    assert np.isnan(figures["auroc"]).all()
-    for name, undefined in {"auprc": 0, "f1": 0, "sensitivity": 0, "specificity": 1}.items():
+    assert np.isnan(figures["auroc"]).all() and np.isnan(figures["auprc"]).all()
+    for name, undefined in {"f1": 0, "sensitivity": 0, "specificity": 1}.items():
         assert np.isnan(figures[name][undefined]) and np.isnan(figures[name][2]), name
         assert np.isfinite(figures[name][1 - undefined]), name
     assert np.isfinite(figures["brier"][:2]).all() and np.isnan(figures["brier"][2])

@@ -110,3 +110,13 @@ def test_folds_of_images_that_tear_subjects_apart_are_refused(tmp_path: Path) ->
     path.write_text("image,fold\ns0-0,0\ns0-1,1\ns1-0,0\ns1-1,0\n")
     with pytest.raises(RefusedError, match="1 of 2 subjects on two sides: s0"):
         read_split(path, people(2, 2))
+
+
+@pytest.mark.parametrize("blank", ["", "n/a", None])
+@pytest.mark.parametrize("name", ["like-a", 7])
+def test_images_without_a_duplicate_group_are_no_copies_of_each_other(blank: object, name: object) -> None:
+    table = pd.DataFrame({"scan_id": list("abcd"), "subject_id": list("abcd")})
+    cohort = Cohort(table.assign(duplicate_group=[name, name, blank, blank]))
+    apart, torn = {"a": "train", "b": "train"}, {"a": "train", "b": "test"}
+    assert not measure_leakage(cohort, {**apart, "c": "train", "d": "test"}).leaks
+    assert measure_leakage(cohort, {**torn, "c": "train", "d": "test"}).overlaps[0].n_images_by_duplicate == 1

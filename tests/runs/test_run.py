@@ -49,6 +49,18 @@ def test_members_are_found_inside_their_parent_only(
     assert [run.name for run in find_runs(tmp_path)] == ["ensemble"]
 
 
+def test_a_run_predicts_the_labels_that_all_of_its_members_learnt(
+    tmp_path: Path, cohort: Cohort, split: Split, recipe: Recipe
+) -> None:
+    parent = Run.create_parent(tmp_path / "ensemble", recipe, cohort, split)
+    assert parent.target == {"kind": "age"}
+    for seed, labels in enumerate((["Mass", "Hernia", "Edema"], ["Mass", "Edema"])):
+        member = Run.create(parent.member_folder(f"seed{seed}"), recipe, cohort, split, fold=0, member=f"seed{seed}")
+        member.update(target={"kind": "multilabel", "labels": labels})
+    assert parent.members[0].target["labels"] == ["Mass", "Hernia", "Edema"]
+    assert parent.target == {"kind": "multilabel", "labels": ["Mass", "Edema"]}
+
+
 def test_a_copy_is_whole_and_never_replaces(tmp_path: Path, cohort: Cohort, split: Split, recipe: Recipe) -> None:
     run = Run.create(tmp_path / "run", recipe, cohort, split, fold=0)
     copied = Run(run.copy_to(tmp_path / "copy"))

@@ -259,7 +259,7 @@ def test_too_few_out_of_fold_subjects_leave_a_run_without_calibration(
     assert run.complete and read_calibration(run) is None
     assert any("Not calibrated" in text and "18 out-of-fold subjects" in text for text in said)
     assert json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))["calibration"] == {}
-    with pytest.raises(DataError, match="no row of set"):
+    with pytest.raises(DataError, match="has no test predictions; expected one of"):
         evaluate_held_out(run, "test")
 
 

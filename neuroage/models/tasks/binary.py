@@ -28,8 +28,8 @@ class Binary(LabelTask):
             `no_label` at all.
         imbalance: How unequal classes are weighed, in one way only: none; pos_weight (negative / positive training
             scans, on the positive ones' loss); class_weights (n / 2n_c on both); sampler (both classes equally often an
-            epoch); undersample (as many of the frequent class as there are of the rare one, drawn anew every epoch);
-            focal (γ = 2: easy scans count less).
+            epoch); undersample (on average as many of the frequent class as there are of the rare one, drawn anew every
+            epoch); focal (γ = 2: easy scans count less).
     """
 
     kind = "binary"
