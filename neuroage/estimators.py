@@ -252,6 +252,10 @@ class Model:
         """
         if cohort is None:
             return evaluate_held_out(self.run, subjects)
+        if not isinstance(cohort, Cohort):
+            raise UsageError(
+                f"evaluate takes a Cohort, not {type(cohort).__name__}", fix="Read it with Cohort.read(path)."
+            )
         from neuroage.training.predict import evaluate_on
 
         return evaluate_on(self.run, cohort.select(modality=self.recipe.modality), store=self._open_store())[0]

@@ -109,7 +109,7 @@ def _joined(groups: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
     n_nodes = len(scans) * (1 + len(groups))
     links = (np.ones(len(scans) * len(groups), np.int8), (np.tile(scans, len(groups)), np.concatenate(nodes)))
     _, found = connected_components(coo_matrix(links, shape=(n_nodes, n_nodes)), directed=False)
-    return pd.factorize(found[: len(scans)])[0].astype(np.intp)
+    return np.asarray(pd.factorize(found[: len(scans)])[0], dtype=np.intp)
 
 
 def _align_cell(cell: Cell, table: pd.DataFrame, target: Mapping[str, Any], sets: Sequence[str]) -> LabelScans:

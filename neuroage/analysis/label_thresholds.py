@@ -36,7 +36,7 @@ def read_rule(text: str) -> ThresholdRule:
         >>> read_rule("sensitivity>=0.9")
         ThresholdRule(goal='sensitivity', least=0.9)
     """
-    plain = text.strip().lower()
+    plain = str(text).strip().lower()
     if plain in ("f1", "youden"):
         return ThresholdRule(plain, float("nan"))
     found = re.fullmatch(r"(sensitivity|specificity)\s*>=\s*(\d*\.?\d+)", plain)

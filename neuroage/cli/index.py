@@ -61,7 +61,7 @@ def index(
 
     if not source.exists():
         raise UsageError(f"No such folder or table: {source}")
-    named = [name for part in labels or [] for name in part.split(",") if name]
+    named = [name.strip() for part in labels or [] for name in part.split(",") if name.strip()]
     cohort = _read(source, layout, pattern, label, named, uncertain)
     if out_file.exists() and not overwrite and not _holds(out_file, cohort):
         raise UsageError(
@@ -91,6 +91,10 @@ def index(
         talk.print(f"[yellow]•[/] {problem}", markup=True)
     if len(cohort.problems) > MOST_PROBLEMS:
         talk.print(f"  … and {len(cohort.problems) - MOST_PROBLEMS} more (--json lists all)")
+    for names in _alike([row["label"] for row in found]):
+        talk.print(
+            f"• {', '.join(map(repr, names))} differ in case or blanks only, and count as {len(names)}", markup=False
+        )
     if found and (cohort.table["subject_id"] == cohort.table["scan_id"]).all():
         talk.print(
             "[yellow]•[/] every image counts as a person of its own; where people have several, say whose they are "
@@ -156,6 +160,14 @@ def labels_of(cohort: Cohort) -> list[dict[str, Any]]:
         positive, known = int((column == 1).sum()), int(column.notna().sum())
         rows.append({"label": name, "kind": "label", "positive": positive, "known": known})
     return rows
+
+
+def _alike(labels: list[str]) -> list[list[str]]:
+    """Group names of labels that a typing error may have made out of one."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(labels):
+        groups.setdefault("".join(name.casefold().split()), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _tell(subjects: pd.DataFrame, n_scans: int, kinds: dict[str, int], found: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neuroage.runs.recipe import Recipe
 
 COHORT, SPLIT = Path("cohort.csv"), Path("split.csv")
+LOST = ("row left out", "rows kept without images")  # actions of readers after which scans are missing
 
 Data = Annotated[Path, typer.Option("--data", help="Cohort: a table of scans, or a folder of a known layout.")]
 SplitFile = Annotated[Path, typer.Option("--split", help="Split, made by `neuroage split` or elsewhere.")]
@@ -43,11 +44,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stand
 
 
 def load_cohort(path: Path) -> Cohort:
-    """Load a cohort table or folder.
+    """Load a cohort table or folder, and say which rows of a table are lost because their images are.
 
     Raises:
         UsageError: There is none; names the command to type next.
     """
+    from neuroage.cli.screen import talk
     from neuroage.cohort import Cohort
 
     if not path.exists():
@@ -56,7 +58,12 @@ def load_cohort(path: Path) -> Cohort:
             fix="Make one with `neuroage index FOLDER_OR_TABLE`, or try a synthetic one: "
             "`neuroage phantom --out phantom` and `neuroage index phantom`.",
         )
-    return Cohort.read(path)
+    cohort = Cohort.read(path)
+    lost = [problem for problem in cohort.problems if problem.action in LOST] if path.is_file() else []
+    if lost:
+        more = f" ({len(lost)} in all; `neuroage index {shlex.quote(str(path))} --json` lists them)" * (len(lost) > 1)
+        talk.print(f"• {lost[0]}{more}", markup=False)
+    return cohort
 
 
 def check_table_path(path: Path, inputs: Sequence[Path]) -> None:

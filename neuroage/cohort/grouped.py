@@ -73,6 +73,7 @@ def grouped_split(
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort(cohort)
     _refuse_impossible(source, validation, 0.0 if source else test, folds)
+    groups = [groups] if isinstance(groups, str) else groups
     table = cohort.table.sort_values("scan_id", kind="stable").reset_index(drop=True)
     columns = columns_to_stratify(table, stratify)
     classes, names = class_matrix(table, columns)

@@ -116,7 +116,8 @@ def _require_columns(raw: pd.DataFrame, columns: dict[str, str], name: str, need
     listed = ", ".join(str(header) for header in list(raw.columns)[:12]) + (", …" if raw.shape[1] > 12 else "")
     raise DataError(
         f"{name} has no column for {' nor '.join(words[field] for field in missing)}; its columns are {listed}",
-        fix=f"Rename the column to {missing[0]!r}, or add it.",
+        fix=f"Rename the column to {missing[0]!r}, or add it."
+        + " Of labels, name their columns: --label COLUMN or --labels A,B." * ("age" in missing),
     )
 
 

@@ -46,6 +46,9 @@ def grouped_split(
     """
     if not isinstance(cohort, Cohort):
         raise UsageError(f"cohort is a {type(cohort).__name__}", expected="a Cohort", fix="Cohort(table) makes one.")
+    if duplicates and "groups" in options:  # naming a further column must not tear like pictures apart
+        named = options["groups"]
+        options["groups"] = [GROUP_COLUMN, *([named] if isinstance(named, str) else named)]
     found = duplicates if isinstance(duplicates, Duplicates) else None
     if duplicates is True and GROUP_COLUMN not in cohort.table.columns and (cohort.table["path"] != "").any():
         grouped.grouped_split(cohort, source, **options)  # a wrong option is refused before thousands are looked at

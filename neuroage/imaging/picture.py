@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)
+_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd")
 GRAY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luminance of red, green, blue: ITU-R BT.601
 ROUNDING = 2 / 255  # by which JPEG's rounding makes the channels of a gray picture differ
 ORIENTATION = 0x0112  # EXIF tag
@@ -100,7 +101,13 @@ def _one_error(path: Path) -> Iterator[None]:
     except (DataError, UsageError) as error:
         raise type(error)(f"{path}: {error.what}", expected=error.expected, fix=error.fix) from None
     except Exception as error:  # the readers raise dozens of types for a broken file; all mean the same to a user
+        if path.name.lower().endswith(_VOLUME_SUFFIXES):
+            raise DataError(
+                f"{path}: is a volume", expected="a picture", fix="Volumes need a recipe with prepare.kind: volume."
+            ) from error
         reason = "it is empty" if path.stat().st_size == 0 else " ".join(str(error).replace(str(path), "it").split())
+        if type(error).__name__ == "UnidentifiedImageError":  # its own words show a Python object
+            reason = reason if path.stat().st_size == 0 else "its content is that of no picture format"
         raise DataError(
             f"{path}: cannot be read ({reason[:200] or type(error).__name__})",
             expected="a whole, valid picture",

@@ -158,7 +158,7 @@ class Run:
 
     @property
     def target(self) -> dict[str, Any]:
-        """What is predicted: `{"kind": "age"}`, or the kind of labels and their names; those that all members learnt."""
+        """What is predicted: `{"kind": "age"}`, or kind and names of the labels that all members learnt."""
         found = [leaf.about["target"] for leaf in self.leaves or [self] if "target" in leaf.about]
         if len(found) < 2 or found[0]["kind"] != "multilabel":
             return dict(found[0]) if found else {"kind": "age"}

@@ -253,3 +253,36 @@ def test_cross_prints_the_matrix_and_takes_files_among_the_runs_as_cohorts(
     ):
         code, _, err = type_in("cross", *words)
         assert code == 2 and part in err
+
+
+def test_rows_whose_image_is_gone_are_said_by_every_command(
+    type_in: TypeIn, pictures: Path, labelled: Cohort, tmp_path: Path
+) -> None:
+    table = labelled.table.copy()
+    table.loc[table.index[:2], "path"] = ["gone_1.png", "gone_2.png"]
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    code, _, err = type_in("split", "--no-duplicates", "--out", "some.csv")
+    assert code == 0 and "gone_1.png" in err and "2 in all" in err
+
+
+def test_index_says_which_labels_differ_in_case_only_and_which_columns_may_be_named(
+    type_in: TypeIn, pictures: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(pictures / "labels.csv").assign(path="", kind=["Glioma", "glioma", "none"] * N_PEOPLE)
+    table.to_csv(tmp_path / "kinds.csv", index=False)
+    code, _, err = type_in("index", tmp_path / "kinds.csv", "--label", "kind")
+    assert code == 0 and "'Glioma', 'glioma' differ in case or blanks only" in err
+    code, _, err = type_in("index", tmp_path / "kinds.csv", "--labels", "Bright, Striped", "--out", "two.csv")
+    assert code == 0 and "differ in case" not in err
+    code, _, err = type_in("index", tmp_path / "kinds.csv", "--out", "three.csv")
+    assert code == 3 and "--labels A,B" in err
+
+
+def test_explain_takes_a_folder_of_pictures(type_in: TypeIn, run: Run, pictures: Path, tmp_path: Path) -> None:
+    some = tmp_path / "some"
+    some.mkdir()
+    for number, path in enumerate(sorted((pictures / "classes" / "bright").iterdir())[:2]):
+        (some / f"{number}.png").write_bytes(path.read_bytes())
+    code, _, err = type_in("explain", run.folder, some, "--out", "maps")
+    assert code == 0, err
+    assert len(pd.read_csv(tmp_path / "maps" / "maps.csv")) == 2

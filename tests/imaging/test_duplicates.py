@@ -232,3 +232,13 @@ def test_the_public_split_keeps_like_pictures_on_one_side(people: list[str], tmp
     found = find_duplicates(cohort)
     assert grouped_split(cohort, duplicates=found, seed=3).digest == split.digest
     assert grouped_split(found.add_to(cohort), seed=3).digest == split.digest
+
+
+@pytest.mark.parametrize("groups", [["site"], "site"])
+def test_naming_a_further_group_does_not_tear_like_pictures_apart(
+    people: list[str], tmp_path: Path, groups: object
+) -> None:
+    copies = [save(tmp_path, f"z{k:02d}.jpg", Image.open(path), quality=40) for k, path in enumerate(people)]
+    cohort = cohort_of([*people, *copies], label=["a", "b", "b"] * 40)
+    sets = grouped_split(cohort, groups=groups, seed=3).table.set_index("subject_id")["set"]
+    assert all(sets[f"p{k:02d}.png"] == sets[f"z{k:02d}.jpg"] for k in range(60))

@@ -203,8 +203,17 @@ def test_broken_files_are_one_error_that_names_the_file(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name}: cannot be read"):
             read_picture(tmp_path / name)
+    with pytest.raises(DataError) as found:
+        read_picture(tmp_path / "text.png")
+    assert "no picture format" in str(found.value) and "BufferedReader" not in str(found.value)
     with pytest.raises(UsageError, match="No such picture"):
         read_picture(tmp_path / "missing.png")
+
+
+def test_a_volume_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "head.nii.gz").write_bytes(b"\x1f\x8b not a picture")
+    with pytest.raises(DataError, match=r"is a volume.*prepare\.kind: volume"):
+        read_picture(tmp_path / "head.nii.gz")
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

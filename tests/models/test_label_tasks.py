@@ -216,3 +216,9 @@ def test_probabilities_of_classes_sum_to_one_and_of_labels_need_not() -> None:
     torch.testing.assert_close(sum(classes.values()), torch.ones(4))
     labels = task("multilabel").decode(torch.full((2, 2), 3.0))
     assert all((values > 0.9).all() for values in labels.values())
+
+
+def test_a_misspelt_label_is_answered_with_the_nearest_label() -> None:
+    table = pd.DataFrame({"label_sick": [1, 0], "label_ok": [0, 1]})
+    with pytest.raises(InfeasibleError, match=r"did you mean 'label_sick'.*task\.label"):
+        task("binary", table, label="sik")

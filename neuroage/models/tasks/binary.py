@@ -61,8 +61,8 @@ class Binary(LabelTask):
         if column not in table.columns:
             raise InfeasibleError(
                 f"The cohort has neither a column {own!r} nor {column!r}",
-                expected=did_you_mean(column, [str(name) for name in table.columns]),
-                fix="Name the column with task.column.",
+                expected=did_you_mean(own if self.column is None else column, [str(name) for name in table.columns]),
+                fix="Name a label with task.label, or another column with task.column.",
             )
         cells = table[column]
         texts = np.array([_text(cell) for cell in cells], dtype=object)

@@ -25,8 +25,8 @@ class MultiClass(LabelTask):
         smoothing: Share of each target that is spread over all classes (label smoothing, Szegedy 2016,
             doi:10.1109/CVPR.2016.308).
         imbalance: How unequal classes are weighed, in one way only: none; class_weights (n / Kn_c on the loss); sampler
-            (every class equally often an epoch); undersample (on average as many of each class as of the rarest, drawn anew
-            every epoch); focal (γ = 2: easy scans count less).
+            (every class equally often an epoch); undersample (on average as many of each class as of the rarest, drawn
+            anew every epoch); focal (γ = 2: easy scans count less).
     """
 
     kind = "multiclass"
