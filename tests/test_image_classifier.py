@@ -139,7 +139,7 @@ def test_classes_are_calibrated_and_have_no_thresholds(tmp_path: Path, classes: 
         model.choose_thresholds("youden")
     with pytest.raises(UsageError, match="threshold rule"):
         model.choose_thresholds("sensitivity=0.9")
-    with pytest.raises(UsageError, match="threshold rule 0.5"):
+    with pytest.raises(UsageError, match=r"threshold rule 0\.5"):
         model.choose_thresholds(0.5)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"takes a Cohort, not str.*Cohort\.read"):
         model.evaluate("cohort.csv")  # type: ignore[arg-type]

@@ -242,7 +242,7 @@ def checked_space(space: Space, recipe: Recipe, check: Callable[[Recipe], None])
                 check(applied(recipe, {key: value}))
             except UsageError as error:
                 problems.append(str(error).removeprefix(f"{recipe._source}, "))
-    _complain(problems, "The search space")
+    _complain(list(dict.fromkeys(problems)), "The search space")  # both ends of a wrong key have the same problem
     return {key: _as_in(recipe, key, dimension) for key, dimension in space.items()}
 
 
