@@ -16,7 +16,7 @@ from neuroage.imaging.duplicates import GROUP_COLUMN, SURE_DISTANCE, find_duplic
 from neuroage.runs.evaluation import headline_set
 from neuroage.runs.run import Run
 from neuroage.training.observer import Observer
-from neuroage.training.predict import groups_of, predict, subjects_trained_on
+from neuroage.training.predict import groups_of, predict, subjects_chosen_by, subjects_trained_on
 
 if TYPE_CHECKING:
     from neuroage.imaging.store import Store
@@ -55,7 +55,8 @@ def cross_domain(
 
     Returns:
         The train × test × label table with intervals, the drop against the own domain, prevalences, and how many
-        subjects and images a model's training data share with the scans that it is tested on (by id and by content).
+        subjects a model's training data share with another domain (they are left out of the test), and how many images
+        with the scans that it is tested on, by content.
 
     Raises:
         UsageError: A model predicts ages, or no model or no cohort is given.
@@ -82,11 +83,17 @@ def cross_domain(
             grouped = [groups[name].get(subject, subject) for subject in answer.raw["subject_id"]]
             results[trained_on, name] = (answer.raw.assign(set="test", group=grouped), run.target)
             shared[trained_on, name] = {
-                "subjects": len(known & set(chosen.table["subject_id"])),
+                "subjects": 0 if name == trained_on else len(known & set(cohorts[name].table["subject_id"])),
                 "images": count_shared_images(training, chosen),
             }
             refused[f"{trained_on} → {name}"] = int((answer.table["verdict"] == "refuse").sum())
-    meta = {"refused_by_contract": {pair: n for pair, n in refused.items() if n}}
+    chosen_at_home = [name for name in tested if name in runs and _chosen_at_home(runs[name])]
+    meta = {"refused_by_contract": {pair: n for pair, n in refused.items() if n}, "chosen_at_home": chosen_at_home}
+    if chosen_at_home:
+        observer.note(
+            f"{', '.join(chosen_at_home)}: at home the only held-out subjects are those that weights or probabilities "
+            "were chosen by, so the figure there, and the drop from it, are too good."
+        )
     found = cross_domain_table(results, sets=("test",), shared=shared, meta=meta)
     if out is not None:
         write_cross_domain(found, Path(out))
@@ -99,13 +106,17 @@ def _run_of(model: HasRun | Run | str | os.PathLike[str]) -> Run:
     return model if isinstance(model, Run) else model.run
 
 
+def _chosen_at_home(run: Run) -> bool:
+    return headline_set(run) == "validation" and bool(subjects_chosen_by(run))
+
+
 def _test_scans(name: str, cohort: Cohort, runs: Mapping[str, Run], observer: Observer) -> Cohort:
     """Give the scans of a domain on which every model may be tested: nobody that one was trained or selected on."""
     table = cohort.table
     forbidden: set[str] = set()
-    for run in runs.values():
-        forbidden |= subjects_trained_on(run)
     own = runs.get(name)
+    for run in runs.values():
+        forbidden |= subjects_trained_on(run) | (set() if run is own else subjects_chosen_by(run))
     if own is not None:
         predictions: pd.DataFrame = own.predictions
         held_out = set(predictions.loc[predictions["set"] == headline_set(own), "subject_id"])

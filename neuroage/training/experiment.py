@@ -152,12 +152,24 @@ def member_name(fold: int, seed: int, part: Part | None = None) -> str:
 def _gather(parent: Run, members: Sequence[Run], observer: Observer, *, has_out_of_fold: bool) -> None:
     parent.save_predictions(pd.concat([member.predictions for member in members], ignore_index=True))
     tables = [member.baselines for member in members]
-    parent.save_baselines({name: pd.concat([table[name] for table in tables], ignore_index=True) for name in tables[0]})
+    joined = {name: pd.concat([table[name] for table in tables], ignore_index=True) for name in tables[0]}
+    if "majority" in joined:  # of folds, constants that differ would rank the scans of one above those of another
+        constant = [name for name in joined["majority"] if str(name).startswith("probability_")]
+        joined["majority"][constant] = joined["majority"][constant].mean().to_numpy()
+    parent.save_baselines(joined)
+    _tell_missing_labels(parent, members, observer)
     parent.update(selected_on=members[0].about["selected_on"], status="scored")
     if has_out_of_fold and parent.target["kind"] == "age":  # labels are calibrated on request, on the validation set
         _calibrate(parent, observer)
     write_run_pages(parent)
     parent.update(finished=now(), status="complete")  # last: a complete run has everything
+
+
+def _tell_missing_labels(parent: Run, members: Sequence[Run], observer: Observer) -> None:
+    learnt = {label for member in members for label in member.target.get("labels", ())}
+    missing = sorted(learnt - set(parent.target.get("labels", ())))
+    if missing:
+        observer.note(f"Left out of the figures, since not every member had scans to learn it: {', '.join(missing)}.")
 
 
 def _calibrate(parent: Run, observer: Observer) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from neuroage.errors import InfeasibleError
+from neuroage.errors import InfeasibleError, RefusedError
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.store import StoredVolume
 from neuroage.models.freezing import freeze_for, phases, phases_in_words
@@ -74,6 +74,12 @@ def learn(job: Job) -> tuple[Fabric, Network]:
 def ready(job: Job) -> tuple[Trainee, Plan]:
     """Make everything that the loop works on, as far as its first step: network, number format, memory plan, scans."""
     job.task.fit(job.rows("train", "inner"))
+    known = job.run.about.get("target", job.task.target)
+    if known != job.task.target:
+        raise RefusedError(
+            f"{job.run.folder} was started with other labels, or in another order: {known.get('labels')}",
+            fix="Continue with the same cohort table, or train anew in another folder.",
+        )
     fabric = make_fabric("fp32")
     is_new = fabric.broadcast(not job.run.checkpoint_path.exists())  # a checkpoint has all weights
     network = _network(job, fabric, is_new=is_new)

@@ -84,6 +84,7 @@ def predict(
         cohort.scans(), recipe.prepare, store or Store(), max_failed_share=max_failed_share, progress=observer.preparing
     )
     everyone = cohort.table.set_index("scan_id", drop=False).loc[list(prepared.volumes)].assign(set="new")
+    everyone = everyone.drop(columns="group", errors="ignore")  # the split's groups alone are meant by that name
     if groups := groups_of(run):
         everyone["group"] = [groups.get(subject, subject) for subject in everyone["subject_id"]]
     observer.stage("Checking the scans against those that the run was trained on")
@@ -244,12 +245,15 @@ def evaluate_on(
     seen = table["subject_id"].isin(learnt_from)
     if seen.all():
         raise RefusedError(
-            f"{run.folder} was trained on all {table['subject_id'].nunique()} subjects of this cohort",
-            fix="Evaluate on subjects that it has not seen.",
+            f"{run.folder} was trained on, or chosen by, all {table['subject_id'].nunique()} subjects of this cohort",
+            fix="Evaluate on subjects that it has not seen; people of different studies need different subject ids.",
         )
     if seen.any():
         n_seen = table.loc[seen, "subject_id"].nunique()
-        observer.note(f"{n_seen} subjects were left out: the run was trained on them, or chosen by them.")
+        observer.note(
+            f"{n_seen} subjects were left out: the run was trained on them, or chosen by them. (They are told by "
+            "subject_id: people of different studies need different ones.)"
+        )
     answer = predict(run, cohort.select(scan_ids=table.loc[~seen, "scan_id"].tolist()), store=store, observer=observer)
     answered = [name for name in answer.raw.columns if str(name).startswith(("predicted_age", "probability_"))]
     scored = answer.raw[answer.raw[answered[0]].notna()]  # refused scans have no answer

@@ -166,7 +166,7 @@ def scans_in_sets(cohort: Cohort, split: Split, fold: int, task: Task) -> pd.Dat
     """
     table = cohort.table.set_index("scan_id", drop=False)
     sets = split.sets(fold)
-    table = table.assign(set=table["subject_id"].map(sets))
+    table = table.drop(columns="group", errors="ignore").assign(set=table["subject_id"].map(sets))
     if "group" in split.table.columns:  # what must not be torn apart is one observation in every interval, too
         table["group"] = table["subject_id"].map(split.table.set_index("subject_id")["group"])
     table = table[table["set"].isin(["train", *SCORED])]
@@ -214,7 +214,8 @@ def hold_out(table: pd.DataFrame, share: float, task: Task, seed: int) -> set[st
     """
     strata = task.strata(table)
     if "age" in strata.columns:
-        return set(stratified_age_split(table, n_validation=share, seed=seed).subjects("validation"))
+        group = "group" if "group" in table.columns else None
+        return set(stratified_age_split(table, n_validation=share, group=group, seed=seed).subjects("validation"))
     from neuroage.cohort.grouped import grouped_split
 
     others = [name for name in table.columns if name != "label" and not str(name).startswith("label_")]

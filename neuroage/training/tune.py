@@ -228,7 +228,7 @@ class _Trials:
             return scores[-1]
         watched = [sign * float(row[f"{chosen_by}_{self.metric}"]) for row in rows]
         watched = [math.inf if value != value else value for value in watched]
-        return scores[watched.index(min(watched))]
+        return scores[len(watched) - 1 - watched[::-1].index(min(watched))]  # of equal ones the last, as the loop keeps
 
     def _keep_the_best(self, score: float, place: int) -> None:
         mine = (-score if self.higher_is_better else score, place)

@@ -44,9 +44,8 @@ def tuning_split(
         )
     task.fit(table)
     table["_unit"] = _units(table, split)
-    held_back = hold_out(
-        table.assign(subject_id=table["_unit"]), share, task, child_seed(recipe.seed, "tuning split") % 2**31
-    )
+    units = table.drop(columns="group", errors="ignore").assign(subject_id=table["_unit"])
+    held_back = hold_out(units, share, task, child_seed(recipe.seed, "tuning split") % 2**31)
     validation = set(table.loc[table["_unit"].isin(held_back), "subject_id"])
     new = split.table["subject_id"].map(
         {subject: "validation" if subject in validation else "train" for subject in table["subject_id"]}

@@ -133,7 +133,8 @@ def test_who_was_trained_on_is_never_tested(
 ) -> None:
     table = found[0].table.query("label == 'Rows'").set_index(["train", "test"])
     assert table.loc[("here", "here"), "n_subjects"] == len(picture_split.subjects("validation"))
-    assert table["shared_subjects"].eq(0).all()
+    assert table.loc[("here", "there"), "shared_subjects"] == N_SHARED
+    assert table.loc[[("here", "here"), ("there", "there"), ("there", "here")], "shared_subjects"].eq(0).all()
     assert table.loc[("here", "there"), "n_subjects"] == table.loc[("there", "there"), "n_subjects"]
     told = Notes()
     alone = na.cross_domain({"here": models["here"]}, {"all of there": elsewhere}, store=store, observer=told)

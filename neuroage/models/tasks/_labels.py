@@ -151,12 +151,12 @@ class LabelTask(ABC):
 
     def decode(self, outputs: Tensor) -> dict[str, Tensor]:
         """Outputs (B, n_labels) → `probability_<label>` for each label, (B,)."""
-        probability = self.probabilities(outputs)
+        probability = self.probabilities(outputs.cpu().double())  # float32 cannot tell sure answers apart
         return {f"probability_{label}": column for label, column in zip(self.labels, probability.T, strict=True)}
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Outputs (B, n_labels) → probabilities of the same shape."""
-        return outputs.float().sigmoid()
+        return outputs.sigmoid()
 
     def state(self) -> dict[str, Any]:
         """Names and frequencies of the labels."""

@@ -114,7 +114,7 @@ class MultiClass(LabelTask):
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Outputs (B, K) → probabilities that sum to 1."""
-        return outputs.float().softmax(dim=1)
+        return outputs.softmax(dim=1)
 
     def errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Whether the most probable class is the wrong one, (B,)."""
