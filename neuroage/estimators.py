@@ -79,9 +79,14 @@ class Model:
         """Open the model of a run folder.
 
         Raises:
-            UsageError: No run is there.
+            UsageError: No run is there, or one of the other kind.
         """
         run = Run.open(folder)
+        if (run.target["kind"] == "age") != (cls is AgeRegressor):
+            raise UsageError(
+                f"{folder} predicts {'ages' if run.target['kind'] == 'age' else 'labels'}",
+                fix="Open it with neuroage.load(folder), which gives the right kind.",
+            )
         model = cls(run.recipe)
         model._run = run
         return model

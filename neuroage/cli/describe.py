@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,7 +125,11 @@ def _recipe_of(what: str, overrides: list[str] | None) -> tuple[Recipe, dict[str
         "precision": about.get("precision"),
         "init_from": about.get("init_from", {}).get("run"),
     }
-    return leaf.recipe.updated(*(overrides or [])), known
+    learnt = {"multiclass": "classes", "multilabel": "labels"}.get(
+        run.target["kind"]
+    )  # which the recipe may leave open
+    names = [f"task.{learnt}={json.dumps(run.target['labels'])}"] if learnt else []
+    return leaf.recipe.updated(*names, *(overrides or [])), known
 
 
 def _plan(recipe: Recipe, run: dict[str, Any] | None) -> tuple[Plan, int]:

@@ -131,6 +131,20 @@ def find_duplicates(
     return Duplicates(table, _pairs(names, first, near), _find_conflicts(rows, cohort.table), notes, float(distance))
 
 
+def count_shared_images(training: Cohort, tested: Cohort) -> int:
+    """Count the scans of one cohort that are also in another, by content: equal, or one picture altered."""
+    tables = [
+        cohort.table.assign(scan_id=side + "/" + cohort.table["scan_id"], side=side)
+        for side, cohort in (("training", training), ("tested", tested))
+    ]
+    joined = pd.concat(tables, ignore_index=True)
+    plain = Cohort(joined[["scan_id", "subject_id", "path", "side"]])
+    groups = find_duplicates(plain, distance=SURE_DISTANCE).table.set_index("scan_id")[GROUP_COLUMN]
+    joined["alike"] = joined["scan_id"].map(groups).fillna("")
+    both = joined[(joined["side"] == "training") & (joined["alike"] != "")]["alike"]
+    return int(((joined["side"] == "tested") & joined["alike"].isin(both)).sum())
+
+
 _NO_PAIRS = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 

@@ -75,4 +75,6 @@ def _advice(found: Duplicates) -> list[str]:
         )
     if found.conflicts:
         advice.append(f"{len(found.conflicts)} groups of equal images have different labels: {found.conflicts[0]}")
+    if found.notes:
+        advice.append(f"{len(found.notes)} notes on the search for like images, the first: {found.notes[0]}")
     return advice

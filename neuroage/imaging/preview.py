@@ -95,11 +95,16 @@ def _open_volume(file: str | os.PathLike[str], recipe: Any) -> tuple[np.ndarray,
 
 
 def _open_picture(file: str | os.PathLike[str], recipe: Any) -> tuple[np.ndarray, Spacing, Prepared]:
+    from neuroage.errors import DataError
     from neuroage.imaging.picture import read_picture
     from neuroage.imaging.prepare_picture import prepare_picture
 
     picture = read_picture(file)
-    return picture.data / picture.full_scale, picture.spacing_mm, prepare_picture(picture, recipe)
+    try:
+        prepared = prepare_picture(picture, recipe)
+    except DataError as error:
+        raise DataError(f"{file}: {error.what}", expected=error.expected, fix=error.fix) from None
+    return picture.data / picture.full_scale, picture.spacing_mm, prepared
 
 
 def one_channel(data: np.ndarray) -> np.ndarray:

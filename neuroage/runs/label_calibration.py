@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import pandas as pd
 
 from neuroage.analysis.label_calibration import LabelCalibration, fit_label_calibration
 from neuroage.analysis.label_thresholds import choose_thresholds, predicted_labels
-from neuroage.errors import UsageError
+from neuroage.errors import InfeasibleError, UsageError
 from neuroage.files import write_json
 from neuroage.runs.calibration import read_content
 from neuroage.runs.run import Run
@@ -39,10 +41,17 @@ def choose_run_thresholds(run: Run, rule: str) -> LabelCalibration:
 
     Raises:
         UsageError: No such rule; the run is about ages or classes, or has no predictions.
+        InfeasibleError: No label gets a threshold.
     """
     _refuse_others(run)
     known = read_label_calibration(run)
     thresholds = choose_thresholds(run.predictions, run.target, rule, set_name=VALIDATION, calibration=known)
+    if all(isnan(threshold) for threshold in thresholds.values()):
+        raise InfeasibleError(
+            f"No label of {run.folder} gets a threshold by {rule!r}",
+            expected="validation scans with and without a label, and probabilities that meet the rule",
+            fix="Choose another rule, or make a split with more validation subjects.",
+        )
     labels = tuple(run.target["labels"])
     plain = LabelCalibration(run.target["kind"], labels, (1.0,) * len(labels), fitted_on=VALIDATION)
     found = (known or plain).with_thresholds(thresholds, rule)

@@ -16,10 +16,15 @@ class Section(BaseModel):
 
 
 class Named(BaseModel):
-    """A choice by name with the options of whatever carries that name, such as `{name: cnn, n_blocks: 4}`."""
+    """A choice by name with the options of whatever carries that name, such as `{name: cnn, n_blocks: 4}`, or `cnn`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_alone(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
 
     @property
     def options(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pandas as pd
 from neuroage.analysis import CrossDomain, cross_domain_table, write_cross_domain
 from neuroage.cohort import Cohort
 from neuroage.errors import InfeasibleError, UsageError
-from neuroage.imaging.duplicates import GROUP_COLUMN, SURE_DISTANCE, find_duplicates
+from neuroage.imaging.duplicates import count_shared_images
 from neuroage.runs.evaluation import headline_set
 from neuroage.runs.run import Run
 from neuroage.training.observer import Observer
@@ -132,17 +132,3 @@ def _test_scans(name: str, cohort: Cohort, runs: Mapping[str, Run], observer: Ob
             expected="a cohort with the subjects that the model's split held out, or others",
         )
     return Cohort(table)
-
-
-def count_shared_images(training: Cohort, tested: Cohort) -> int:
-    """Count the scans of one cohort that are also in another, by content: equal, or one picture altered."""
-    tables = [
-        cohort.table.assign(scan_id=side + "/" + cohort.table["scan_id"], side=side)
-        for side, cohort in (("training", training), ("tested", tested))
-    ]
-    joined = pd.concat(tables, ignore_index=True)
-    plain = Cohort(joined[["scan_id", "subject_id", "path", "side"]])
-    groups = find_duplicates(plain, distance=SURE_DISTANCE).table.set_index("scan_id")[GROUP_COLUMN]
-    joined["alike"] = joined["scan_id"].map(groups).fillna("")
-    both = joined[(joined["side"] == "training") & (joined["alike"] != "")]["alike"]
-    return int(((joined["side"] == "tested") & joined["alike"].isin(both)).sum())

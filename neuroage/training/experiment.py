@@ -154,7 +154,7 @@ def _gather(parent: Run, members: Sequence[Run], observer: Observer, *, has_out_
     tables = [member.baselines for member in members]
     joined = {name: pd.concat([table[name] for table in tables], ignore_index=True) for name in tables[0]}
     if "majority" in joined:  # of folds, constants that differ would rank the scans of one above those of another
-        constant = [name for name in joined["majority"] if str(name).startswith("probability_")]
+        constant = [str(name) for name in joined["majority"] if str(name).startswith("probability_")]
         joined["majority"][constant] = joined["majority"][constant].mean().to_numpy()
     parent.save_baselines(joined)
     _tell_missing_labels(parent, members, observer)

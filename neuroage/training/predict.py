@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from neuroage.cohort import Cohort
 from neuroage.errors import InfeasibleError, RefusedError
 from neuroage.imaging.batches import VolumeSet
+from neuroage.imaging.duplicates import count_shared_images
 from neuroage.imaging.store import Store, StoredVolume, listed, prepare_scans
 from neuroage.models.network import Network
 from neuroage.models.tasks import Task, build_task
@@ -27,6 +28,7 @@ from neuroage.training.observer import Observer
 from neuroage.training.plan import Plan
 from neuroage.training.scoring import predictions_table
 
+MOST_COMPARED = 5000  # pictures whose contents are compared before an evaluation: some 20 seconds
 NEAR_YEARS = 5.0  # to each side: how far the nearest training subjects of a prediction may be and still say much
 
 
@@ -254,10 +256,25 @@ def evaluate_on(
             f"{n_seen} subjects were left out: the run was trained on them, or chosen by them. (They are told by "
             "subject_id: people of different studies need different ones.)"
         )
-    answer = predict(run, cohort.select(scan_ids=table.loc[~seen, "scan_id"].tolist()), store=store, observer=observer)
+    chosen = cohort.select(scan_ids=table.loc[~seen, "scan_id"].tolist())
+    _tell_copies(run, learnt_from, chosen, observer)
+    answer = predict(run, chosen, store=store, observer=observer)
     answered = [name for name in answer.raw.columns if str(name).startswith(("predicted_age", "probability_"))]
     scored = answer.raw[answer.raw[answered[0]].notna()]  # refused scans have no answer
     return evaluate_predictions(run, scored, answer.baselines, ("new",)), answer
+
+
+def _tell_copies(run: Run, learnt_from: set[str], chosen: Cohort, observer: Observer) -> None:
+    """Warn of pictures that the run was trained on and that come again under other ids."""
+    training = run.leaves[0].cohort.select(subject_ids=sorted(learnt_from))
+    if run.recipe.prepare.kind != "picture" or max(len(training), len(chosen)) > MOST_COMPARED:
+        return
+    n_copies = count_shared_images(training, chosen)
+    if n_copies:
+        observer.note(
+            f"{n_copies} of these {len(chosen)} images are among those that the run was trained on, or chosen by, under "
+            "other ids: its figures here are too good. Leave them out."
+        )
 
 
 def task_of(run: Run) -> Task:

@@ -17,7 +17,7 @@ from neuroage.models.backbones import ready_weights
 from neuroage.models.freezing import check_finetune
 from neuroage.models.network import check_backbone
 from neuroage.models.tasks import Task, build_task, check_task
-from neuroage.runs.recipe import Preparation, Recipe
+from neuroage.runs.recipe import Preparation, Recipe, recipe_differences
 from neuroage.runs.run import Run
 from neuroage.runs.seeds import child_seed
 from neuroage.training.augmentation import Augmentation, build_augmentation, check_augment
@@ -152,8 +152,9 @@ def _open_or_create(
         ("part of the training subjects left out", run.part, part),
     ):
         if known != value:
+            changed = recipe_differences({"then": run.recipe, "now": recipe})["now"] if name == "recipe" else {}
             raise RefusedError(
-                f"{out} was started with another {name}",
+                f"{out} was started with another {name}" + (f" (other: {', '.join(changed)})" if changed else ""),
                 fix=f"Resume with the same {name}, or train anew with another --out.",
             )
 
@@ -173,8 +174,9 @@ def scans_in_sets(cohort: Cohort, split: Split, fold: int, task: Task) -> pd.Dat
     table = table[task.known(table)]
     if table.empty:
         raise InfeasibleError(
-            "No subject of the split has a scan of this modality with a target",
-            fix="Make the split from the same cohort.",
+            "No subject of the split has a scan of this modality with a known target"
+            + (f" ({', '.join(task.target['labels'])})" if task.target.get("labels") else ""),
+            fix="Make the split from the same cohort, and look whether the cohort holds that target at all.",
         )
     return table
 
@@ -231,6 +233,7 @@ def _refuse_too_few(table: pd.DataFrame, recipe: Recipe) -> None:
         raise InfeasibleError(
             f"Only {counts.get('train', 0)} {recipe.modality} scans to train on",
             expected=f"at least {MIN_TRAINING_SCANS}",
+            fix="Make a split that holds out fewer subjects, or index more scans.",
         )
     if counts.get("validation", 0) == 0:
         raise InfeasibleError(

@@ -213,7 +213,7 @@ def test_what_cannot_be_learnt_is_said() -> None:
 def test_probabilities_of_classes_sum_to_one_and_of_labels_need_not() -> None:
     classes = task("multiclass").decode(torch.randn(4, 3))
     assert list(classes) == ["probability_cat", "probability_dog", "probability_emu"]
-    torch.testing.assert_close(sum(classes.values()), torch.ones(4))
+    torch.testing.assert_close(sum(classes.values()), torch.ones(4, dtype=torch.float64))
     labels = task("multilabel").decode(torch.full((2, 2), 3.0))
     assert all((values > 0.9).all() for values in labels.values())
 
