@@ -272,8 +272,8 @@ def _tell_copies(run: Run, learnt_from: set[str], chosen: Cohort, observer: Obse
     n_copies = count_shared_images(training, chosen)
     if n_copies:
         observer.note(
-            f"{n_copies} of these {len(chosen)} images are among those that the run was trained on, or chosen by, under "
-            "other ids: its figures here are too good. Leave them out."
+            f"{n_copies} of these {len(chosen)} images are among those that the run was trained on, or chosen by, "
+            "under other ids: its figures here are too good. Leave them out."
         )
 
 
