@@ -1,21 +1,18 @@
-"""The Python face: thin classes over runs; all the work is done by `neuroage.training`."""
+"""What both estimators share: fit, predict, check, explain, evaluate, calibrate, save."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-import yaml
-
 from neuroage.cohort import Cohort, Split
-from neuroage.errors import UsageError, did_you_mean
+from neuroage.errors import UsageError
+from neuroage.estimators.arguments import free_folder, updated
 from neuroage.runs.evaluation import AnyEvaluation, evaluate_held_out
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
-from neuroage.runs.shipped import find_recipe, shipped_recipes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,24 +25,6 @@ Inputs: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] |
 M = TypeVar("M", bound="Model")
 
 ANY_PICTURE = "picture"  # modality of the recipe for pictures of any kind: a cohort's only one takes its place
-
-# Keyword arguments that are short for a key of the recipe.
-SHORT = {
-    "epochs": "training.epochs",
-    "batch_size": "training.batch_size",
-    "patience": "training.patience",
-    "select": "training.select",
-    "precision": "training.precision",
-    "mixup": "training.mixup",
-    "lr": "optim.lr",
-    "weight_decay": "optim.weight_decay",
-    "layer_decay": "finetune.layer_decay",
-    "freeze": "finetune.freeze",
-    "unfreeze": "finetune.unfreeze",
-    "imbalance": "task.imbalance",
-    "seed": "seed",
-    "modality": "modality",
-}  # fmt: skip
 
 
 class TorchIOTransform(Protocol):
@@ -82,7 +61,7 @@ class Model:
             UsageError: No run is there, or one of the other kind.
         """
         run = Run.open(folder)
-        if (run.target["kind"] == "age") != (cls is AgeRegressor):
+        if (run.target["kind"] == "age") != cls._about_age:
             raise UsageError(
                 f"{folder} predicts {'ages' if run.target['kind'] == 'age' else 'labels'}",
                 fix="Open it with neuroage.load(folder), which gives the right kind.",
@@ -145,7 +124,7 @@ class Model:
                 f"fit takes a Cohort and a Split, not {type(cohort).__name__} and {type(split).__name__}",
                 fix="Read them with Cohort.read(path) and Split.load(path).",
             )
-        self.recipe = _updated(self.recipe, overrides)
+        self.recipe = updated(self.recipe, overrides)
         self._refuse_the_others_target()
         if self.recipe.modality == ANY_PICTURE and len(cohort.modalities) == 1:
             self.recipe = self.recipe.updated(f"modality={cohort.modalities[0]}")
@@ -162,7 +141,7 @@ class Model:
             self.recipe,
             cohort,
             split,
-            out if out is not None else _free_folder(self.recipe.modality),
+            out if out is not None else free_folder(self.recipe.modality),
             folds=range(folds) if several else (fold,),
             parts=() if several else all_parts(folds),
             repeats=repeats,
@@ -177,10 +156,10 @@ class Model:
         from neuroage.models.tasks import build_task
 
         kind = build_task(self.recipe).target["kind"]
-        other = ImageClassifier if self._about_age else AgeRegressor
+        other = "ImageClassifier" if self._about_age else "AgeRegressor"
         if (kind == "age") != self._about_age:
             raise UsageError(
-                f"{type(self).__name__} and task {self.recipe.task.name}", fix=f"Use {other.__name__} with this task."
+                f"{type(self).__name__} and task {self.recipe.task.name}", fix=f"Use {other} with this task."
             )
 
     def predict(self, inputs: Inputs, *, force: bool = False) -> pd.DataFrame:
@@ -294,148 +273,3 @@ class Model:
         from neuroage.imaging.store import Store
 
         return Store(self._store)
-
-
-class AgeRegressor(Model):
-    """A brain-age model: fit on a cohort and a split, predict scans, evaluate. Volumes and pictures alike.
-
-    Args:
-        recipe: A shipped name ("t1_small"), a YAML file, or a `Recipe`.
-        augmentation: A TorchIO transform used instead of the recipe's augmentation; None keeps the recipe's.
-        store: Folder of prepared images; the user's cache folder when None.
-        overrides: Short for recipe keys: `epochs`, `batch_size`, `lr`, `seed`, `modality`, `precision`, …
-
-    Raises:
-        UsageError: No such recipe, a wrong value, or an override that does not exist.
-
-    Example:
-        >>> model = AgeRegressor("t1_small", epochs=30)
-        >>> model.recipe.training.epochs
-        30
-        >>> model.fit(cohort, split, out="runs/t1").evaluate().table  # doctest: +SKIP
-    """
-
-    _about_age = True
-
-    def __init__(
-        self,
-        recipe: str | os.PathLike[str] | Recipe = "t1_small",
-        *,
-        augmentation: TorchIOTransform | None = None,
-        store: str | os.PathLike[str] | None = None,
-        **overrides: Any,
-    ) -> None:
-        super().__init__(_updated(_recipe(recipe), overrides), augmentation, store)
-
-
-class ImageClassifier(Model):
-    """A classifier of images: pictures and volumes alike, by the engine that learns ages.
-
-    Args:
-        model: A recipe (a shipped name such as "chest_xray", a YAML file, or a `Recipe`), a backbone of ours ("cnn",
-            "resnet"), or any model of timm ("convnext_small"). For a backbone, the rest comes from the recipe
-            "picture".
-        task: binary, multiclass or multilabel; None: the recipe's. Options of the task may stand beside it as a
-            dictionary: `{"name": "binary", "label": "tumour"}`.
-        size: Voxels along each axis of the prepared image, or one number for a square; None: the recipe's.
-        head: Widths of hidden layers of the head; None: the recipe's.
-        pretrained: Begin with timm's own weights, which are downloaded once; a path of a file with weights; False:
-            random weights. None: as the recipe says.
-        augmentation, store: As in `AgeRegressor`.
-        overrides: Short for recipe keys: `epochs`, `lr`, `imbalance`, …
-
-    Raises:
-        UsageError: No such recipe or model, a wrong value, or an override that does not exist.
-
-    Example:
-        >>> model = ImageClassifier("cnn", task="multiclass", size=64, epochs=5)
-        >>> model.recipe.prepare.size
-        (64, 64)
-        >>> model.fit(cohort, split).calibrate().choose_thresholds("sensitivity>=0.9")  # doctest: +SKIP
-    """
-
-    _about_age = False
-
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | Recipe = "picture",
-        *,
-        task: str | dict[str, Any] | None = None,
-        size: int | Sequence[int] | None = None,
-        head: Sequence[int] | None = None,
-        pretrained: bool | str | os.PathLike[str] | None = None,
-        augmentation: TorchIOTransform | None = None,
-        store: str | os.PathLike[str] | None = None,
-        **overrides: Any,
-    ) -> None:
-        recipe = _recipe_for(model)
-        changes: list[str] = []
-        if task is not None:
-            changes.append(f"task={json.dumps({'name': task} if isinstance(task, str) else task)}")
-        if size is not None:
-            changes.append(f"prepare.size={json.dumps(_plain(size))}")
-        if head is not None:
-            changes.append(f"head.hidden={json.dumps(_plain(head))}")
-        if pretrained is not None:
-            named = ("timm" if pretrained else None) if isinstance(pretrained, bool) else os.fspath(pretrained)
-            changes.append(f"backbone.weights={json.dumps(named)}")
-        super().__init__(_updated(recipe.updated(*changes), overrides), augmentation, store)
-
-    def choose_thresholds(self, rule: str) -> ImageClassifier:
-        """Choose from which probability on a label is predicted, on the validation set, and keep it in the run.
-
-        Args:
-            rule: "sensitivity>=0.9" (the highest specificity with it), "specificity>=0.95", "f1" or "youden".
-        """
-        from neuroage.runs.label_calibration import choose_run_thresholds
-
-        choose_run_thresholds(self.run, rule)
-        return self
-
-
-def load(folder: str | os.PathLike[str]) -> AgeRegressor | ImageClassifier:
-    """Open the model of a run folder, of whichever kind; errors as in `Model.load`."""
-    kind = AgeRegressor if Run.open(folder).target["kind"] == "age" else ImageClassifier
-    return kind.load(folder)
-
-
-def _recipe(given: str | os.PathLike[str] | Recipe) -> Recipe:
-    return given if isinstance(given, Recipe) else Recipe.load(find_recipe(os.fspath(given)))
-
-
-def _recipe_for(model: str | os.PathLike[str] | Recipe) -> Recipe:
-    """Give the recipe of that name, or the one for pictures with the backbone of that name."""
-    if isinstance(model, Recipe):
-        return model
-    name = os.fspath(model)
-    if Path(name).suffix in (".yaml", ".yml") or name in shipped_recipes():
-        return _recipe(name)
-    from neuroage.models.backbones import backbones
-
-    backbone = {"name": name} if name in backbones() else {"name": "timm", "model": name}
-    return _recipe("picture").updated(f"backbone={json.dumps(backbone)}")
-
-
-def _updated(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    unknown = sorted(set(overrides) - set(SHORT))
-    if unknown:
-        raise UsageError(
-            f"There is no argument {unknown[0]!r}",
-            expected=did_you_mean(unknown[0], SHORT),
-            fix="Other keys: Recipe.load(…).updated('key=value').",
-        )
-    changes = [
-        f"{SHORT[name]}={yaml.safe_dump(_plain(value), default_flow_style=True)}" for name, value in overrides.items()
-    ]
-    return recipe.updated(*changes)
-
-
-def _plain(value: Any) -> Any:
-    """Give NumPy's numbers and arrays, and tuples, as YAML and JSON know them."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
-def _free_folder(name: str) -> Path:
-    places = [Path("runs") / name, *(Path("runs") / f"{name}-{number}" for number in range(2, 1000))]
-    return next(place for place in places if not place.exists())
