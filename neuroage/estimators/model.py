@@ -159,7 +159,8 @@ class Model:
         other = "ImageClassifier" if self._about_age else "AgeRegressor"
         if (kind == "age") != self._about_age:
             raise UsageError(
-                f"{type(self).__name__} and task {self.recipe.task.name}", fix=f"Use {other} with this task."
+                f"{type(self).__name__} and task {self.recipe.task.name}",
+                fix=f"Use {other} with this task, or another task.",
             )
 
     def predict(self, inputs: Inputs, *, force: bool = False) -> pd.DataFrame:

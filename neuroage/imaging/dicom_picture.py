@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroage.errors import DataError, UsageError
-from neuroage.imaging.picture import Picture, one_or_three
+from neuroage.imaging.picture_form import Picture, one_or_three
 
 if TYPE_CHECKING:
     from pydicom import Dataset

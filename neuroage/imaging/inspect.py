@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from neuroage.imaging.picture import Picture
+    from neuroage.imaging.picture_form import Picture
     from neuroage.imaging.read import Volume
 
 COARSE_VOXELS = 40  # an axis of the strided copy: at 4 to 6 mm, fine enough for the box and the volume of a head
@@ -124,7 +124,7 @@ def measure_picture(picture: Picture) -> dict[str, float]:
         `bright_tail` (99.5th percentile of that in units of its median), `distinct_values` and `colourfulness` (mean
         difference of the channels over full scale). Sharpness is that of the prepared grid, see `blur_pixels`.
     """
-    from neuroage.imaging.picture import luminance
+    from neuroage.imaging.picture_form import luminance
 
     step = [max(1, n // PICTURE_PIXELS) for n in picture.shape]
     sample = picture.data[:, step[0] // 2 :: step[0], step[1] // 2 :: step[1]]

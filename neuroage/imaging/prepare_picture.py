@@ -14,7 +14,8 @@ import numpy as np
 
 from neuroage.errors import DataError
 from neuroage.imaging.inspect import blur_pixels, measure_picture
-from neuroage.imaging.picture import Picture, luminance, read_picture
+from neuroage.imaging.picture import read_picture
+from neuroage.imaging.picture_form import Picture, luminance
 from neuroage.imaging.prepare import Prepared
 from neuroage.runs.recipe import PreparePicture
 

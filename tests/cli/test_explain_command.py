@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from neuroage.cli.main import main
 from neuroage.cohort import Cohort, Split
 from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.train import train
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def typed(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neuroage", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return typed
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +30,25 @@ def run(cohort: Cohort, split: Split, store: Store, tmp_path_factory: pytest.Tem
 
 
 def test_explain_writes_maps_shows_a_table_and_scores_boxes(
-    call: Any, run: Run, cohort: Cohort, store: Store, tmp_path: Path
+    type_in: Any, run: Run, cohort: Cohort, store: Store, tmp_path: Path
 ) -> None:
     scans = cohort.select(modality="t1").table.head(3)
     boxes = {"x": 20.0, "y": 20.0, "z": 20.0, "width": 30.0, "depth": 30.0, "height": 30.0}
     scans[["scan_id"]].assign(**boxes).to_csv(tmp_path / "boxes.csv", index=False)
     words = ["explain", run.folder, *scans["path"], "--store", store.folder, "--out", tmp_path / "maps"]
-    code, out, err = call(*words, "--boxes", tmp_path / "boxes.csv")
+    code, out, err = type_in(*words, "--boxes", tmp_path / "boxes.csv")
     assert code == 0, err
     assert all(f"{scan_id}_map.nii.gz" in out and "years" in out for scan_id in scans["scan_id"])
     assert "pointing_game" in out and "index.html" in err
     assert len(pd.read_csv(tmp_path / "maps" / "maps.csv")) == 3
-    code, out, _ = call(*words, "--method", "occlusion", "--json")
+    code, out, _ = type_in(*words, "--method", "occlusion", "--json")
     said = json.loads(out)
     assert code == 0 and said["method"] == "occlusion" and len(said["scans"]) == 3
     assert all((tmp_path / "maps" / row["file"]).is_file() for row in said["scans"])
 
 
 def test_explain_refuses_in_one_sentence_what_it_cannot_do(
-    call: Any, run: Run, cohort: Cohort, store: Store, tmp_path: Path
+    type_in: Any, run: Run, cohort: Cohort, store: Store, tmp_path: Path
 ) -> None:
     path = cohort.select(modality="t1").table["path"].iloc[0]
     for words, said in (
@@ -74,6 +57,6 @@ def test_explain_refuses_in_one_sentence_what_it_cannot_do(
         (["--method", "occlusion", "--layer", "blocks.0"], "no layer"),
         (["--boxes", tmp_path / "none.csv"], "No table of boxes"),
     ):
-        code, _, err = call("explain", run.folder, path, "--store", store.folder, "--out", tmp_path / "maps", *words)
+        code, _, err = type_in("explain", run.folder, path, "--store", store.folder, "--out", tmp_path / "maps", *words)
         assert code == 2 and said in err
     assert not (tmp_path / "maps").exists()

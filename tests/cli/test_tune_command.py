@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neuroage.cli.main import main
 from neuroage.cli.tune import parse_time
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import UsageError
@@ -18,21 +16,6 @@ from neuroage.runs.recipe import Recipe
 from neuroage.runs.recipe_tune import Choices, Range, default_space, load_space, read_search
 
 pytest.importorskip("optuna")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def typed(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neuroage", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return typed
 
 
 @pytest.fixture
@@ -48,27 +31,27 @@ def place(tmp_path: Path, cohort: Cohort, split: Split, store: Store, recipe: Re
 
 
 def test_it_ends_with_the_best_trials_and_the_command_to_type_next(
-    call: Any, place: list[object], tmp_path: Path
+    type_in: Any, place: list[object], tmp_path: Path
 ) -> None:
-    code, out, _ = call("tune", *place, "--trials", 2)
+    code, out, _ = type_in("tune", *place, "--trials", 2)
     assert code == 0
     assert "Best trials" in out and "optim.lr" in out and "better than new subjects will show" in out
     command = next(line for line in out.splitlines() if line.strip().startswith("neuroage train"))
     words = command.split()
     assert words[words.index("--split") + 1] == str(tmp_path / "split.csv")
     assert Recipe.load(words[words.index("--config") + 1]).optim.lr >= 1e-3
-    code, out, error = call("tune", *place, "--trials", 2, "--json")  # nothing is left to do
+    code, out, error = type_in("tune", *place, "--trials", 2, "--json")  # nothing is left to do
     found = json.loads(out)
     assert code == 0 and found["trials"] == {"complete": 2} and found["metric"] == "mae" and not error
     assert found["best"]["score"] <= found["start_score"]
 
 
 def test_wrong_keys_are_said_with_a_suggestion_before_anything_runs(
-    call: Any, place: list[object], tmp_path: Path
+    type_in: Any, place: list[object], tmp_path: Path
 ) -> None:
-    code, _, error = call("tune", *place, "--search", "head.dropuot=0:0.5", "--search", "optim.lr=1:0.5:log")
+    code, _, error = type_in("tune", *place, "--search", "head.dropuot=0:0.5", "--search", "optim.lr=1:0.5:log")
     assert code == 2 and "low 1 is not below high 0.5" in error
-    code, _, error = call("tune", *place, "--search", "head.dropuot=0:0.5")
+    code, _, error = type_in("tune", *place, "--search", "head.dropuot=0:0.5")
     assert code == 2 and error.count("did you mean 'dropout'") == 1  # not once for each end of the range
     assert not (tmp_path / "tuned").exists()
 

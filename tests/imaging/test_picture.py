@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from neuroage.errors import DataError, UsageError
-from neuroage.imaging.picture import luminance, read_picture
+from neuroage.imaging.picture import read_picture
+from neuroage.imaging.picture_form import luminance
 
 GRAY = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (20, 30)).astype(np.uint16)

@@ -12,7 +12,7 @@ from PIL import Image
 from neuroage.cohort import Scan
 from neuroage.errors import DataError
 from neuroage.imaging.inspect import blur_pixels, measure_picture
-from neuroage.imaging.picture import Picture
+from neuroage.imaging.picture_form import Picture
 from neuroage.imaging.prepare_picture import place_picture, prepare_picture, prepare_picture_file
 from neuroage.imaging.store import Store, prepare_scans
 from neuroage.runs.recipe import PreparePicture

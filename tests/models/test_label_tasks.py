@@ -197,7 +197,7 @@ def test_labels_are_aligned_by_name_whatever_the_order_of_columns() -> None:
 
 
 def test_what_cannot_be_learnt_is_said() -> None:
-    with pytest.raises(InfeasibleError, match="'Edema' is the same for all"):
+    with pytest.raises(InfeasibleError, match="All 3 training scans are alike in 'Edema'"):
         task("binary", pd.DataFrame({"label_Edema": [0, 0, 0]}), label="Edema")
     with pytest.raises(InfeasibleError, match="no column label_…"):
         task("multilabel", pd.DataFrame({"age": [1.0]}))

@@ -82,9 +82,9 @@ class LabelTask(ABC):
         idle = [label for label, share in zip(self.labels, shares, strict=True) if not 0 < share < 1]
         if idle:
             raise InfeasibleError(
-                f"Among the training scans, {', '.join(map(repr, idle))} is the same for all of them",
+                f"All {len(table)} training scans are alike in {', '.join(map(repr, idle))}",
                 expected="scans with and without each label",
-                fix="Leave it out of the task's labels, or make another split.",
+                fix="Check the spelling, leave it out of the task's labels, or make another split.",
             )
         self.shares = shares.tolist()
 
