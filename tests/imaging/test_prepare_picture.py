@@ -187,3 +187,23 @@ def test_blur_of_a_picture_grows_with_smoothing() -> None:
     data = RNG.normal(0, 1, (64, 64)).astype(np.float32)
     blurs = [blur_pixels(ndimage.gaussian_filter(data, sigma)) for sigma in (0, 1, 3)]
     assert blurs[0] < blurs[1] < blurs[2] and blurs[0] == pytest.approx(0.58, abs=0.05)
+
+
+CHANGES = {
+    "size": {"size": [20, 28]},
+    "channels": {"channels": "rgb"},
+    "fit": {"fit": "stretch"},
+    "intensity": {"intensity": "zscore"},
+    "foreground": {"foreground": "nonzero"},
+    "clip_percentiles": {"clip_percentiles": [5, 95]},
+}
+
+
+@pytest.mark.parametrize("key", sorted(set(PreparePicture.model_fields) - {"kind", "store_as"}))
+def test_every_key_of_the_preparation_changes_the_picture(key: str) -> None:
+    dark = picture()
+    dark.data[:, :10] = 0
+    first = PreparePicture.model_validate({"size": [24, 24]})
+    second = PreparePicture.model_validate({"size": [24, 24], **CHANGES[key]})
+    assert not np.array_equal(prepare_picture(dark, first).data, prepare_picture(dark, second).data)
+    assert first.digest != second.digest

@@ -9,7 +9,7 @@ import pytest
 
 from neuroage.cohort import Cohort, Split
 from neuroage.imaging.store import Store
-from neuroage.runs.recipe import Binning, Histogram, Recipe, Section
+from neuroage.runs.recipe import Binning, Histogram, Prepare, Recipe, Section
 from neuroage.runs.run import Run
 from neuroage.training import scoring
 from neuroage.training.train import train
@@ -26,6 +26,7 @@ CHANGES: dict[str, list[str]] = {
     "modality": ["modality=tof"],
     "seed": ["seed=5"],
     "task": ["task={name: soft_label_age}"],
+    "prepare.kind": [],  # pictures: tests/imaging/test_prepare_picture.py and test_picture_training.py
     "prepare.preset": [],  # fills the keys below: tests/imaging/test_prepare.py
     "prepare.spacing_mm": ["prepare.spacing_mm=7.0"],
     "prepare.size": ["prepare.size=[12, 12, 10]"],
@@ -109,7 +110,8 @@ def leaf_keys(model: type[Section], prefix: str = "") -> set[str]:
 
 
 def test_no_key_of_the_recipe_is_left_out_here() -> None:
-    expected = leaf_keys(Recipe) | {f"prepare.binning.{name}" for name in Binning.model_fields}
+    expected = leaf_keys(Recipe) - {"prepare"} | {f"prepare.{name}" for name in Prepare.model_fields}
+    expected |= {f"prepare.binning.{name}" for name in Binning.model_fields}
     expected |= {f"prepare.histogram.{name}" for name in Histogram.model_fields}
     assert expected == set(CHANGES)
     assert len(CHANGES) > 40

@@ -48,7 +48,7 @@ def test_a_run_passes_where_it_was_trained(run: Run) -> None:
     [
         (lambda kept: kept["phantom"].update(sha256="0", mean=kept["phantom"]["mean"] + 5), "phantom"),
         (lambda kept: kept["prepared"]["samples"].__setitem__(40, 9.0), "prepared"),
-        (lambda kept: kept.update(prediction=kept["prediction"] + 1), "prediction"),
+        (lambda kept: kept["prediction"].__setitem__(0, kept["prediction"][0] + 1), "prediction"),
     ],
 )
 def test_a_number_that_differs_is_named_by_its_stage(run: Run, change: object, stage: str) -> None:
