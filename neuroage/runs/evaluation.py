@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from neuroage.analysis import Evaluation, evaluate, write_evaluation
+from neuroage.analysis import Evaluation, evaluate, evaluate_labels, write_evaluation, write_label_evaluation
 from neuroage.errors import DataError, UsageError
 from neuroage.runs.calibration import out_of_fold_set, read_calibration
 from neuroage.runs.label_calibration import read_label_calibration
@@ -67,8 +67,6 @@ def evaluate_predictions(
     meta = {"selected_on": about.get("selected_on"), **(digests if "new" not in sets else {})}
     name, seed = run.recipe.modality, run.recipe.seed
     if run.target["kind"] != "age":
-        from neuroage.analysis import evaluate_labels
-
         known = read_label_calibration(run)
         return evaluate_labels(predictions, run.target, baselines, sets, seed, name=name, meta=meta, calibration=known)
     calibration = read_calibration(run)
@@ -80,6 +78,4 @@ def write_pages(evaluation: AnyEvaluation, folder: str | os.PathLike[str]) -> di
     """Write what a person reads of an evaluation: page, pictures, tables."""
     if isinstance(evaluation, Evaluation):
         return write_evaluation(evaluation, folder)
-    from neuroage.analysis import write_label_evaluation
-
     return write_label_evaluation(evaluation, folder)

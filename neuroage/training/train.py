@@ -9,6 +9,7 @@ import pandas as pd
 from lightning_fabric import Fabric
 
 from neuroage.cohort import Cohort, Scan, Split, stratified_age_split
+from neuroage.cohort.grouped import grouped_split
 from neuroage.cohort.parts import Part, deal_parts
 from neuroage.errors import InfeasibleError, NeuroageError, RefusedError, UsageError
 from neuroage.files import is_main_process
@@ -218,8 +219,6 @@ def hold_out(table: pd.DataFrame, share: float, task: Task, seed: int) -> set[st
     if "age" in strata.columns:
         group = "group" if "group" in table.columns else None
         return set(stratified_age_split(table, n_validation=share, group=group, seed=seed).subjects("validation"))
-    from neuroage.cohort.grouped import grouped_split
-
     others = [name for name in table.columns if name != "label" and not str(name).startswith("label_")]
     whole = [name for name in ("subject_id", "duplicate_group", "group") if name in table.columns]
     cohort = Cohort(pd.concat([table[others], strata], axis=1))
