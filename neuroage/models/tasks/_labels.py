@@ -13,10 +13,10 @@ from pydantic import BeforeValidator
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuroage.cohort.labels import LABEL_PREFIX as PREFIX
 from neuroage.errors import DataError, InfeasibleError
 
 FOCUS = 2.0  # γ of the focal loss (Lin 2017, doi:10.1109/ICCV.2017.324)
-PREFIX = "label_"  # of a cohort's columns that hold one label each
 
 
 def _one_way(value: Any) -> Any:
