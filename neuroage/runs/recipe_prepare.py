@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from neuroage.files import digest_text
+from neuroage.runs.recipe_raw import BiasField, Brain, Register, Vessels
 from neuroage.runs.recipe_sections import Positive, Section
 
 Size = Annotated[int, Field(ge=4, le=1024)]
@@ -101,6 +102,10 @@ class Prepare(Section):
 
     Attributes:
         kind: `volume`: images with three spatial axes. For those with two, see `PreparePicture`.
+        registration: Register every scan to a template first; null: scans lie alike already, or need not.
+        bias_field: Correct the bias field by N4; null: leave it.
+        brain: Cut out the brain; null: keep the head as it is.
+        vessels: Enhance the vessels of an angiography and cut them out; null: leave intensities alone.
         preset: Fill this section with the input that published weights were trained on: li2017 or sfcn_ukb; keys given
             beside it win. null: nothing.
         spacing_mm: Voxel size of the prepared volume in millimetres, one number or one per axis (R, A, S).
@@ -126,6 +131,10 @@ class Prepare(Section):
     """
 
     kind: Literal["volume"] = "volume"
+    registration: Register | None = None
+    bias_field: BiasField | None = None
+    brain: Brain | None = None
+    vessels: Vessels | None = None
     preset: Literal["li2017", "sfcn_ukb"] | None = None
     spacing_mm: Positive | tuple[Positive, Positive, Positive] = 2.0
     size: tuple[Size, Size, Size] = (80, 96, 80)
@@ -181,4 +190,7 @@ class Prepare(Section):
     @property
     def digest(self) -> str:
         """Sha256 of the section; equal preparations share stored volumes, whatever preset filled them."""
-        return digest_text(json.dumps(self.model_dump(mode="json", exclude={"kind", "preset"}), sort_keys=True))
+        raw = ("registration", "bias_field", "brain", "vessels")  # where absent they leave the digests of before as they were
+        absent = {name for name in raw if getattr(self, name) is None}
+        given = self.model_dump(mode="json", exclude={"kind", "preset", *absent})
+        return digest_text(json.dumps(given, sort_keys=True))

@@ -1,0 +1,1 @@
+"""Steps of preparation that a raw head needs, each a deterministic function usable alone."""
