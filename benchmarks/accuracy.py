@@ -27,7 +27,8 @@ from neuroage.analysis import paired_difference
 from neuroage.cohort import Cohort, Split, uniform_age_split
 from neuroage.cohort.parts import all_parts
 from neuroage.files import write_json
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Prepare, Recipe
 from neuroage.runs.run import Run
 from neuroage.runs.shipped import find_recipe

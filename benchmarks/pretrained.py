@@ -24,7 +24,8 @@ from neuroage.analysis.metrics import mae
 from neuroage.cohort import Cohort, Split, stratified_age_split, uniform_age_split
 from neuroage.files import atomic_path, write_json
 from neuroage.imaging.batches import VolumeSet
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.models.network import build_network
 from neuroage.models.norms import reestimate_norms
 from neuroage.runs.recipe import Recipe

@@ -35,7 +35,8 @@ from neuroage.cohort import Cohort, Split, uniform_age_split
 from neuroage.files import write_json
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.phantom import make_phantom
-from neuroage.imaging.store import PreparedCohort, Store, prepare_scans
+from neuroage.imaging.preparation import PreparedCohort, prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.models.network import build_network
 from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe

@@ -56,7 +56,9 @@ LISTED: dict[str, dict[str, tuple[str, ...]]] = {
     "Pixels": {
         "neuroage.imaging.read": ("read", "Volume"),
         "neuroage.imaging.prepare": ("prepare", "prepare_file", "Prepared"),
-        "neuroage.imaging.store": ("Store", "prepare_scans"),
+        "neuroage.imaging.store": ("Store",),
+        "neuroage.imaging.preparation": ("prepare_scans",),
+        "neuroage.imaging.workers": ("Workers",),
         "neuroage.imaging.phantom": ("make_phantom", "phantom_subject", "noise_ceiling"),
     },
     "Augmentation": {

@@ -32,7 +32,9 @@ def check(
     if out_file:
         check_table_path(out_file, inputs)
     opened = Run.open(run)
-    cohort = gather_scans(inputs, opened.recipe.modality, kind=opened.recipe.prepare.kind)
+    cohort = gather_scans(
+        inputs, opened.recipe.modality, kind=opened.recipe.prepare.kind, reference=opened.recipe.reference
+    )
     table, measures = inspect(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
     if out_file:
         with atomic_path(out_file) as temporary:

@@ -51,7 +51,9 @@ def explain(
     where = out_folder or Path(f"maps-{method.value}")
     if where.is_file():
         raise UsageError(f"--out {where} is a file", expected="a folder")
-    cohort = gather_scans(inputs, opened.recipe.modality, kind=opened.recipe.prepare.kind)
+    cohort = gather_scans(
+        inputs, opened.recipe.modality, kind=opened.recipe.prepare.kind, reference=opened.recipe.reference
+    )
     maps = ask(
         opened,
         cohort,

@@ -143,7 +143,9 @@ def predict(
 
     check_table_path(out_file, inputs)
     opened = Run.open(run)
-    cohort = gather_scans(inputs, opened.recipe.modality, kind=opened.recipe.prepare.kind)
+    cohort = gather_scans(
+        inputs, opened.recipe.modality, kind=opened.recipe.prepare.kind, reference=opened.recipe.reference
+    )
     answer = ask(
         opened,
         cohort,
@@ -204,7 +206,7 @@ def evaluate(
     else:
         from neuroage.training.predict import evaluate_on  # with torch, which the run's own tables do not need
 
-        cohort = load_cohort(data).select(modality=opened.recipe.modality)
+        cohort = opened.recipe.select(load_cohort(data))
         evaluation, answer = evaluate_on(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
         table = answer.table
     where = out_folder or run / f"evaluation-{evaluation.sets[0] if data is None else data.resolve().stem}"

@@ -39,12 +39,24 @@ Set = Annotated[
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="Folder of prepared volumes. (default: the user's cache folder)")
 ]
+Exclude = Annotated[
+    Path | None,
+    typer.Option(
+        "--exclude",
+        metavar="TABLE",
+        help="Leave out the scans of this table (scan_id, reason); `neuroage qc` saves one.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
 
 
-def load_cohort(path: Path) -> Cohort:
+def load_cohort(path: Path, exclude: Path | None = None) -> Cohort:
     """Load a cohort table or folder, and say which rows of a table are lost because their images are.
+
+    Args:
+        path: The table or folder.
+        exclude: Table of scans to leave out; what it left out is said.
 
     Raises:
         UsageError: There is none; names the command to type next.
@@ -63,7 +75,17 @@ def load_cohort(path: Path) -> Cohort:
     if lost:
         more = f" ({len(lost)} in all; `neuroage index {shlex.quote(str(path))} --json` lists them)" * (len(lost) > 1)
         talk.print(f"• {lost[0]}{more}", markup=False)
-    return cohort
+    return cohort if exclude is None else leave_out(cohort, exclude)
+
+
+def leave_out(cohort: Cohort, exclude: Path) -> Cohort:
+    """Leave out the scans of a table, and say how many for which reason, and which ids are not in the cohort."""
+    from neuroage.cli.screen import talk
+
+    kept = cohort.exclude(exclude)
+    for problem in kept.problems[len(cohort.problems) :]:
+        talk.print(f"• {problem}", markup=False)
+    return kept
 
 
 def check_table_path(path: Path, inputs: Sequence[Path]) -> None:

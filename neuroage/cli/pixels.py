@@ -24,10 +24,10 @@ def prepare(
 ) -> None:
     """Prepare every scan once and keep it; training does this by itself where it is missing."""
     from neuroage.cli.screen import Story, out, print_json, talk
-    from neuroage.imaging.store import prepare_scans
+    from neuroage.imaging.preparation import prepare_scans
 
     recipe = load_recipe(config, modality, set_)
-    cohort = load_cohort(data).select(modality=recipe.modality)
+    cohort = recipe.select(load_cohort(data))
     where = open_store(store)
     story = Story(quiet=as_json)
     story.stage(f"Preparing {len(cohort)} {recipe.modality} scans")
@@ -82,7 +82,7 @@ def preview(
     check_recipe(recipe)
     scans = [(path.name, path) for path in inputs or []]
     if not scans:
-        table = load_cohort(data).select(modality=recipe.modality).table.sort_values("age")
+        table = recipe.select(load_cohort(data)).table.sort_values("age")
         table = table[table["path"] != ""]
         if table.empty:
             raise UsageError(f"The cohort {data} has no {recipe.modality} scans with a file")

@@ -98,7 +98,7 @@ def _count(recipe: Recipe, data: Path | None, split: Path | None) -> int:
 
     cohort = load_cohort(data or COHORT)
     made = load_split(split or SPLIT, cohort)
-    table = cohort.select(modality=recipe.modality).table
+    table = recipe.select(cohort).table
     return int((table["subject_id"].map(made.sets(0)) == "train").sum())
 
 

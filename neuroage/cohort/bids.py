@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,23 +36,33 @@ class _Person:
     sessions: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
-def read(source: Path) -> Cohort:
-    """Read a BIDS folder.
+def read(source: Path, subjects: Collection[str] | None = None) -> Cohort:
+    """Read a BIDS folder, or that of derivatives: prepared scans, told apart by the columns `space`, `res` and `desc`.
 
     Rules: an age in `sub-01_sessions.tsv` wins over one for that session in `participants.tsv`, and that over the
     participant's. An angiogram, and anything acquired as `acq-tof`, is tof. Several runs are several scans, told apart
     by the column `run`. Pointers without content (git-annex, LFS) and missing files are left out and named. A folder
-    without images gives the participants alone.
+    without images gives the participants alone. Of derivatives, images of all kinds are taken but masks, segmentations
+    and scans whose preparation is known to have failed.
+
+    Args:
+        source: The data set's folder.
+        subjects: Read the images of these only (`sub-01`); None reads all.
     """
     problems: list[Problem] = []
     people = _read_participants(source, problems)
+    if subjects is not None:
+        people = {name: person for name, person in people.items() if name in subjects}
+    derived = is_derivative(source)
     rows, seen = [], set()
     for folder in sorted(path for path in source.iterdir() if path.name.startswith("sub-") and path.is_dir()):
+        if subjects is not None and folder.name not in subjects:
+            continue
         seen.add(folder.name)
         person = people.setdefault(folder.name, _Person())
         _read_sessions(folder, person, problems)
         for image in _images(folder):
-            row = _scan_row(image, folder.name, person, source, problems)
+            row = _scan_row(image, folder.name, person, source, problems, derived)
             if row:
                 rows.append(row)
     if not rows and seen and problems:
@@ -132,7 +143,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _scan_row(
-    image: Path, subject: str, person: _Person, source: Path, problems: list[Problem]
+    image: Path, subject: str, person: _Person, source: Path, problems: list[Problem], derived: bool
 ) -> dict[str, object] | None:
     match = _IMAGE.match(image.name)
     if not match:
@@ -140,9 +151,9 @@ def _scan_row(
     entities = dict(part.split("-", 1) for part in match["entities"].strip("_").split("_"))
     is_tof = "tof" in entities.get("acq", "").lower()
     modality = "tof" if is_tof else _SUFFIXES.get(match["suffix"])
-    if modality is None or "desc" in entities or match["suffix"] in ("mask", "dseg"):
+    if modality is None or ("desc" in entities and not derived) or match["suffix"] in ("mask", "dseg", "probseg"):
         return None
-    fault = image_fault(image)
+    fault = image_fault(image) or (derived and _failure(image)) or ""
     if fault:
         problems.append(Problem(str(image.relative_to(source)), fault, "scan left out"))
         return None
@@ -154,10 +165,30 @@ def _scan_row(
         "path": os.path.abspath(image),
         "acquisition": entities.get("acq", ""),
         "run": entities.get("run", ""),
+        **({key: entities.get(key, "") for key in ("space", "res", "desc")} if derived else {}),
     }
     facts = _facts_of(person, session, image.name, problems)
     row.update({key: value for key, value in facts.items() if key not in row})
     return row
+
+
+def is_derivative(source: Path) -> bool:
+    """Say whether a BIDS folder says that it holds derivatives."""
+    return _content(source / "dataset_description.json").get("DatasetType") == "derivative"
+
+
+def _failure(image: Path) -> str:
+    """Say why a prepared scan is to be left out, where the file beside it says so."""
+    own = _content(image.with_name(image.name.split(".")[0] + ".json")).get("Preparation")
+    return str(own.get("problem", "")) if isinstance(own, dict) and own.get("left_out") else ""
+
+
+def _content(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _facts_of(person: _Person, session: str, name: str, problems: list[Problem]) -> dict[str, object]:

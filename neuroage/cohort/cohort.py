@@ -14,7 +14,7 @@ import pandas as pd
 from neuroage.cohort.cohort_table import read_cohort_table, validate_table
 from neuroage.cohort.labels import LABEL_PREFIX, Uncertain, is_named_label
 from neuroage.cohort.modalities import canonical_modality
-from neuroage.cohort.paths import relative_paths
+from neuroage.cohort.paths import REFERENCE_COLUMN, paths_in, relative_paths
 from neuroage.cohort.problem import Problem
 from neuroage.cohort.scan import Scan
 from neuroage.cohort.standard_table import FIELDS
@@ -148,7 +148,8 @@ class Cohort:
         """Write the table atomically (TSV when the name ends in `.tsv`); image paths become relative to its folder."""
         path = Path(path)
         table = self.table.copy()
-        table["path"] = relative_paths(table["path"], path.parent)
+        for name in paths_in(table):
+            table[name] = relative_paths(table[name], path.parent)
         with atomic_path(path) as temporary:
             table.to_csv(temporary, index=False, sep="\t" if path.suffix == ".tsv" else ",")
 
@@ -176,7 +177,7 @@ class Cohort:
         Of a path only the file name counts, so a data set that moved to another disk keeps its digest.
         """
         table = self.table.sort_values("scan_id")
-        table = table[sorted(table.columns)].assign(path=table["path"].map(os.path.basename))
+        table = table[sorted(table.columns)].assign(**{name: table[name].map(_file_name) for name in paths_in(table)})
         columns = [f"{name}\x1f" + "\x1e".join(_canonical_cells(table[name])) for name in table.columns]
         return digest_text("\x1d".join(columns))
 
@@ -228,6 +229,41 @@ class Cohort:
             keep &= self.table["scan_id"].isin(list(scan_ids)).to_numpy()
         return Cohort(self.table[keep], self.problems)
 
+    def exclude(self, path: str | os.PathLike[str]) -> Cohort:
+        """Give the cohort without the scans that a table names, such as the one that the page of `neuroage qc` saves.
+
+        Args:
+            path: Table with the column `scan_id` and, if there is one, `reason`.
+
+        Returns:
+            The other scans; `problems` ends with what was excluded, and with ids that are not in the cohort.
+
+        Raises:
+            UsageError: When there is no such table.
+            DataError: When it has no column `scan_id`, or would leave no scan.
+        """
+        from neuroage.cohort.exclusions import exclude
+
+        return exclude(self, path)
+
+    def with_references(self, modality: str) -> Cohort:
+        """Give every scan the file of another modality's scan of the same session, in the column `reference_path`.
+
+        Where the session has several, the first by scan_id is taken; where it has none, the cell is empty. Cells that
+        a table has filled in are kept.
+
+        Args:
+            modality: Of the reference scans, in any usual spelling.
+        """
+        wanted = canonical_modality(modality)
+        having = self.table[(self.table["modality"] == wanted) & (self.table["path"] != "")].sort_values("scan_id")
+        first = having.drop_duplicates(["subject_id", "session"]).set_index(["subject_id", "session"])["path"]
+        keys = zip(self.table["subject_id"], self.table["session"], strict=True)
+        found = [str(first.get(key, "")) for key in keys]
+        given = self.table[REFERENCE_COLUMN] if REFERENCE_COLUMN in self.table.columns else [""] * len(self)
+        paths = [mine if isinstance(mine, str) and mine else other for mine, other in zip(given, found, strict=True)]
+        return Cohort(self.table.assign(**{REFERENCE_COLUMN: paths}), self.problems)
+
     def sample(self, n: int, seed: int = 0) -> Cohort:
         """Draw scans at random, without putting back, and give them in the order of this table.
 
@@ -274,6 +310,10 @@ def _constant(column: pd.Series, first: pd.Series, owner: np.ndarray) -> bool:
 def _natural(text: str) -> tuple[tuple[int, int | str], ...]:
     parts = re.split(r"(\d+)", text)
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts if part)
+
+
+def _file_name(cell: object) -> str:
+    return os.path.basename(cell) if isinstance(cell, str) else ""
 
 
 def _canonical_cells(column: pd.Series) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 from neuroage.cohort.ages import read_ages
 from neuroage.cohort.image_files import modality_of_image
 from neuroage.cohort.labels import Uncertain, choose_labels, is_label_column, read_label_columns
-from neuroage.cohort.paths import absolute_paths
+from neuroage.cohort.paths import absolute_paths, paths_in
 from neuroage.cohort.problem import Problem, refuse_all
 from neuroage.cohort.standard_table import FIELDS, as_numbers_where_plain, map_distinct, name_scans, standardise
 from neuroage.cohort.table_file import read_table
@@ -41,7 +41,8 @@ def read_cohort_table(
     _refuse_repeats(table, f"{path.name} line")
     guessed = map_distinct(table["path"], modality_of_image)
     table["modality"] = table["modality"].where(table["modality"] != "", guessed)
-    table["path"] = absolute_paths(table["path"], path.parent)
+    for name in paths_in(table):
+        table[name] = absolute_paths(table[name], path.parent)
     return table, problems
 
 

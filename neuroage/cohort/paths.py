@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from neuroage.cohort.standard_table import map_distinct
+
+REFERENCE_COLUMN, MASK_COLUMN = "reference_path", "mask_path"  # files that a scan is prepared with
+
+
+def paths_in(table: pd.DataFrame) -> list[str]:
+    """Name the columns of a table that hold paths of images."""
+    return [name for name in ("path", REFERENCE_COLUMN, MASK_COLUMN) if name in table.columns]
 
 
 def absolute_paths(column: pd.Series, folder: Path) -> pd.Series:
@@ -15,7 +23,7 @@ def absolute_paths(column: pd.Series, folder: Path) -> pd.Series:
     root = os.path.abspath(folder)
 
     def absolute(text: str) -> str:
-        return os.path.normpath(os.path.join(root, text)) if text else ""
+        return os.path.normpath(os.path.join(root, text)) if isinstance(text, str) and text else ""
 
     return map_distinct(column, absolute)
 
@@ -26,7 +34,7 @@ def relative_paths(column: pd.Series, folder: Path) -> pd.Series:
     folders: dict[str, str] = {}
 
     def relative(text: str) -> str:
-        if not text:
+        if not isinstance(text, str) or not text:
             return ""
         parent, name = os.path.split(text)
         if parent not in folders:
@@ -38,3 +46,16 @@ def relative_paths(column: pd.Series, folder: Path) -> pd.Series:
         return name if folders[parent] == "." else f"{folders[parent]}/{name}".replace(os.sep, "/")
 
     return map_distinct(column, relative)
+
+
+def split_volume(path: Path) -> tuple[Path, int]:
+    """Part `FILE#2`, the second volume in a file that holds several, into the file and the number; 0 for no number.
+
+    Example:
+        >>> split_volume(Path("IM0001#2"))
+        (PosixPath('IM0001'), 2)
+    """
+    match = re.fullmatch(r"(.+)#([1-9]\d*)", path.name)
+    if match is None or os.path.lexists(path):
+        return path, 0
+    return path.with_name(match[1]), int(match[2])

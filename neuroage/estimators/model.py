@@ -221,8 +221,10 @@ class Model:
         if isinstance(inputs, (str, os.PathLike)):
             inputs = [inputs]
         if not isinstance(inputs, Cohort):
-            inputs = gather_scans(inputs, self.recipe.modality, kind=self.recipe.prepare.kind)
-        return inputs.select(modality=self.recipe.modality)
+            inputs = gather_scans(
+                inputs, self.recipe.modality, kind=self.recipe.prepare.kind, reference=self.recipe.reference
+            )
+        return self.recipe.select(inputs)
 
     def evaluate(self, cohort: Cohort | None = None, *, subjects: str | None = None) -> AnyEvaluation:
         """Score the model, with the baselines beside it.
@@ -243,7 +245,7 @@ class Model:
             )
         from neuroage.training.predict import evaluate_on
 
-        return evaluate_on(self.run, cohort.select(modality=self.recipe.modality), store=self._open_store())[0]
+        return evaluate_on(self.run, self.recipe.select(cohort), store=self._open_store())[0]
 
     def calibrate(self: M, **options: Any) -> M:
         """Fit what brings predictions to what they promise, on held-out predictions, and keep it in the run.

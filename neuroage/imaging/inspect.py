@@ -38,7 +38,7 @@ def measure_native(volume: Volume) -> dict[str, float]:
         the head in units of its median), `negative_share`, `distinct_values` (among some ten thousand voxels of the
         head) and `blur_mm`.
     """
-    from neuroage.imaging.prepare import otsu_threshold  # which measures each scan that it prepares
+    from neuroage.imaging.intensities import otsu_threshold  # which measures each scan that it prepares
 
     data, spacing = volume.data[0], np.asarray(volume.spacing_mm)
     step = np.maximum(1, np.asarray(data.shape) // COARSE_VOXELS)

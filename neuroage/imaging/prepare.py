@@ -1,31 +1,35 @@
 """Prepare a scan: what is done to its pixels once, deterministically, before any training.
 
-    read → labels > 0 or native binning → resample onto one grid → histogram, clip, scale intensities → binning
+    read → what a raw head needs (`imaging.raw`) → labels > 0 or native binning → resample onto one grid
+         → histogram, clip, scale intensities → binning
 
-The grid has the recipe's spacing and size, its axes are the scan's own (nearest to RAS+, or LAS+ where the recipe says
-so), and it is centred on the head. Each scan is interpolated once. With `statistics: grid`, intensities are scaled on
+The grid has the recipe's spacing and size. A registered scan lies on the template's axes, about the template's middle;
+any other on its own axes (nearest to RAS+, or LAS+ where the recipe says so), about the head. Each scan is interpolated
+once. With `statistics: grid`, intensities are scaled on
 the scan's own, whole grid before it is resampled. Every step leaves its figures in the record.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neuroage.errors import DataError
 from neuroage.imaging.inspect import measure_native
-from neuroage.imaging.intensities import bin_levels, otsu_threshold, scale_intensities
+from neuroage.imaging.intensities import bin_levels, scale_intensities
+from neuroage.imaging.raw import Frame, make_ready
 from neuroage.imaging.read import Volume, read
+from neuroage.imaging.registration.mni152 import MIDDLE_MM
+from neuroage.imaging.resampling import Grid, carry_mask, head_centre, resample, resample_to
+from neuroage.imaging.steps.companions import Companions
 from neuroage.runs.recipe import Prepare
 
-# The grids of the MNI152 template (1, 1.5 and 2 mm; Fonov 2011, doi:10.1016/j.neuroimage.2010.07.033) share their
-# middle; a scanner's own coordinates, whose origin is the magnet's centre, come within 3 mm of it on all three axes by
+# A scanner's own coordinates, whose origin is the magnet's centre, come so near the middle of MNI152 on all three axes by
 # rare chance only.
-MNI152_MIDDLE_MM = np.array([0.0, -18.0, 18.0])
 TEMPLATE_TOLERANCE_MM = 3.0
 TISSUE_SHARE = 0.1  # of a coarser voxel: with less it is background
 NEARLY = 0.9  # of the wanted voxel size: what is so near is left as it is, since interpolation costs more
@@ -38,50 +42,67 @@ class Prepared:
 
     Attributes:
         data: Shape (C, I, J, K), float32, RAS+ or LAS+; one channel, or one for each level of `fractions`.
-        affine: Voxel index to millimetres in the scan's own space, (4, 4).
+        affine: Voxel index to millimetres, (4, 4): in the scan's own space, or the template's where it was registered.
         record: What was done and measured, JSON-ready: the input contract is made of these.
+        mask: True in the brain, shape (I, J, K); None where none was asked for.
+        transforms: Name of a space (`mni152`, a modality) → matrix (4, 4), its millimetres to the scan's.
+        problem: Why the result should not be used, such as a failed registration; "" where nothing is known.
     """
 
     data: np.ndarray
     affine: np.ndarray
     record: dict[str, Any] = field(default_factory=dict)
+    mask: np.ndarray | None = None
+    transforms: dict[str, np.ndarray] = field(default_factory=dict)
+    problem: str = ""
 
 
-def prepare_file(path: str | os.PathLike[str], recipe: Prepare) -> Prepared:
+def prepare_file(path: str | os.PathLike[str], recipe: Prepare, companions: Companions | None = None) -> Prepared:
     """Read a scan and prepare it; errors are those of `read` and `prepare`, with the file named."""
     volume = read(path, nonfinite=recipe.nonfinite)
     try:
-        return prepare(volume, recipe)
+        return prepare(volume, recipe, path=path, companions=companions)
     except DataError as error:
         raise DataError(f"{path}: {error.what}", expected=error.expected, fix=error.fix) from None
 
 
-def prepare(volume: Volume, recipe: Prepare) -> Prepared:
+def prepare(
+    volume: Volume,
+    recipe: Prepare,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    companions: Companions | None = None,
+) -> Prepared:
     """Bring a volume to the recipe's grid and intensities.
 
     Args:
         volume: As `read` gives it, data (1, I, J, K).
         recipe: The `prepare` section.
+        path: The file that it was read from: masks beside it, and transforms that were found before, are found by it.
+        companions: Files that it is prepared with.
 
     Returns:
         Data (recipe.n_channels, *recipe.size), affine and record; the same input always gives the same numbers.
 
     Raises:
         DataError: Nothing of the head lies in the field of view, no two intensities differ, or too few do for the
-            histogram to be standardised.
+            histogram to be standardised; a reference scan, mask or template is missing or does not fit.
+        UsageError: A package or a program that a step needs is not installed.
     """
-    data = volume.data[0]
+    ready = make_ready(volume, recipe, Path(path) if path is not None else None, companions)
     record: dict[str, Any] = {
         "native_spacing_mm": [round(value, 4) for value in volume.spacing_mm],
         "native_size": list(volume.shape),
         "native_orientation": volume.source_orientation,
-        "native": measure_native(volume),
+        "native": measure_native(ready.volume),
+        **ready.record,
     }
+    volume, data = ready.volume, ready.volume.data[0]
     if recipe.labels:
         data = (data > 0).astype(np.float32)
     elif recipe.binning and recipe.binning.native:
         data = bin_levels(data, recipe.binning)
-    record["centred_on"], index = find_centre(data, volume, recipe)
+    record["centred_on"], index = find_centre(data, volume, recipe, ready.frame)
     record["centre_voxel"] = np.round(index, 2).tolist()
     scaled_first = recipe.statistics == "grid" and recipe.fractions is None
     if scaled_first:
@@ -91,8 +112,14 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
     if recipe.fractions is not None:
         data, affine, index = at_half_spacing(data, affine, index, recipe.spacing)
         channels = intensity_shares(data, recipe, record)
-    placed = [resample(channel, affine, index, recipe.spacing, recipe.size) for channel in channels]
-    stacked, affine = np.stack([channel for channel, _ in placed]), placed[0][1]
+    if ready.frame is not None:
+        grid = Grid.about(ready.frame.centre_mm, ready.frame.axes, recipe.spacing, recipe.size)
+        stacked = np.stack([resample_to(channel, affine, grid) for channel in channels])
+    else:
+        placed = [resample(channel, affine, index, recipe.spacing, recipe.size) for channel in channels]
+        stacked, grid = np.stack([channel for channel, _ in placed]), Grid(recipe.size, placed[0][1])
+    mask = carry_mask(ready.mask, volume.affine, grid) if ready.mask is not None else None
+    affine = grid.affine
     if stacked.max() == stacked.min():
         raise DataError(
             "nothing of the scan lies in the field of view",
@@ -106,8 +133,10 @@ def prepare(volume: Volume, recipe: Prepare) -> Prepared:
     record["orientation"] = f"{recipe.orientation}+"
     if recipe.orientation == "LAS":
         stacked, affine = stacked[:, ::-1], mirrored(affine, recipe.size[0])
+        mask = mask[::-1] if mask is not None else None
     record["mean"], record["std"] = float(stacked.mean()), float(stacked.std())
-    return Prepared(np.ascontiguousarray(stacked, dtype=np.float32), affine, record)
+    data = np.ascontiguousarray(stacked, dtype=np.float32)
+    return Prepared(data, affine, record, mask, ready.transforms, ready.problem)
 
 
 def mirrored(affine: np.ndarray, n_voxels: int) -> np.ndarray:
@@ -172,133 +201,25 @@ def intensity_shares(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) 
     return [np.maximum(1 - np.abs(place - number), 0) * inside for number in range(len(levels))]
 
 
-def find_centre(data: np.ndarray, volume: Volume, recipe: Prepare) -> tuple[str, np.ndarray]:
+def find_centre(data: np.ndarray, volume: Volume, recipe: Prepare, frame: Frame | None) -> tuple[str, np.ndarray]:
     """Find what the field of view is centred on, as the recipe's `centre` says.
 
     Args:
         data: Shape (I, J, K), RAS+.
         volume: Where the voxels lie in space.
         recipe: Its `centre`, size and spacing.
+        frame: Where prepared volumes lie, for a registered scan.
 
     Returns:
         "head", "image" or "template", and the centre as a fractional voxel index, shape (3,).
     """
     middle = (np.asarray(volume.shape) - 1) / 2
+    if frame is not None:
+        return "template", np.linalg.solve(volume.affine[:3, :3], frame.centre_mm - volume.affine[:3, 3])
     if recipe.centre == "auto":
-        offset = MNI152_MIDDLE_MM - (volume.affine[:3, :3] @ middle + volume.affine[:3, 3])
+        offset = MIDDLE_MM - (volume.affine[:3, :3] @ middle + volume.affine[:3, 3])
         if np.abs(offset).max() <= TEMPLATE_TOLERANCE_MM:
             return "template", middle + np.linalg.solve(volume.affine[:3, :3], offset)
     if recipe.centre == "image":
         return "image", middle
     return "head", head_centre(data, volume.spacing_mm, np.asarray(recipe.size) * recipe.spacing)
-
-
-def head_centre(data: np.ndarray, spacing_mm: tuple[float, float, float], fov_mm: np.ndarray) -> np.ndarray:
-    """Find the voxel index on which to centre the field of view.
-
-    The foreground is what lies above Otsu's threshold; its box is taken between the 1st and 99th percentile of each
-    axis, so that a few stray voxels do not move it. Where the box is taller than the field of view (neck and
-    shoulders are in the scan), the top of the head decides.
-
-    Args:
-        data: Shape (I, J, K), RAS+.
-        spacing_mm: Voxel size along each axis.
-        fov_mm: Size of the field of view along each axis, millimetres.
-
-    Returns:
-        Centre as a fractional voxel index, shape (3,).
-    """
-    step = tuple(max(1, round(3 / value)) for value in spacing_mm)  # 3 mm are fine enough to find a head
-    coarse = data[:: step[0], :: step[1], :: step[2]]
-    foreground = coarse > otsu_threshold(coarse)
-    low, high = np.empty(3), np.empty(3)
-    for axis in range(3):
-        profile = foreground.sum(axis=tuple(other for other in range(3) if other != axis)).astype(float)
-        share = np.cumsum(profile) / max(profile.sum(), 1)
-        low[axis], high[axis] = (np.searchsorted(share, q) * step[axis] for q in (0.01, 0.99))
-    centre = (low + high) / 2
-    if (high[2] - low[2]) * spacing_mm[2] > fov_mm[2]:
-        top_margin_mm = 0.03 * fov_mm[2]
-        centre[2] = high[2] + (top_margin_mm - fov_mm[2] / 2) / spacing_mm[2]
-    return centre
-
-
-def resample(
-    data: np.ndarray,
-    affine: np.ndarray,
-    centre: np.ndarray,
-    spacing_mm: tuple[float, float, float],
-    size: tuple[int, int, int],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resample along the scan's own axes with one linear interpolation; smoothed first where voxels become larger.
-
-    Smoothing has σ = 0.42 · √(s² − 1) voxels for a factor s, which brings the scan's blur up to the target's (full
-    width at half maximum of one voxel each; Cardoso 2015, doi:10.1007/978-3-319-24571-3_81). Outside of the scan lies
-    its minimum. A scan that has the wanted spacing already is cropped on its own grid and not interpolated at all.
-
-    Args:
-        data: Shape (I, J, K).
-        affine: Voxel index to millimetres, (4, 4).
-        centre: Fractional voxel index that becomes the middle of the result.
-        spacing_mm: Voxel size of the result.
-        size: Voxels of the result.
-
-    Returns:
-        Data of shape `size`, and its affine.
-    """
-    import SimpleITK as sitk
-
-    old = np.linalg.norm(affine[:3, :3], axis=0)
-    factor = np.asarray(spacing_mm) / old
-    start = np.asarray(centre) - (np.asarray(size) - 1) / 2 * factor
-    new_affine = affine.copy()
-    new_affine[:3, :3] = affine[:3, :3] * factor
-    new_affine[:3, 3] = affine[:3, :3] @ start + affine[:3, 3]
-    if np.allclose(factor, 1, atol=1e-3):
-        new_affine[:3, 3] = affine[:3, :3] @ np.round(start) + affine[:3, 3]
-        return _crop_or_pad(data, np.round(start).astype(int), size), new_affine
-    variance = (0.42**2) * np.maximum(factor**2 - 1, 0)
-    background = float(data.min())
-    # Far finer scans are averaged in blocks first, up to half of the target's voxel: most of the smoothing, at no cost.
-    block = np.maximum(np.floor(factor / 2), 1).astype(int)
-    if block.max() > 1:
-        data = block_mean(data, block.tolist())
-        start, factor = (start - (block - 1) / 2) / block, factor / block
-        variance = np.maximum(variance - (block**2 - 1) / 12, 0) / block**2  # a block of n has variance (n² − 1) / 12
-    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))  # voxel units: spacing 1, origin 0
-    if variance.max() > 0.05:
-        image = sitk.DiscreteGaussian(image, [max(float(value), 1e-6) for value in variance], 16, 0.01, False)
-    resampled = sitk.Resample(
-        image,
-        [int(n) for n in size],
-        sitk.Transform(3, sitk.sitkIdentity),
-        sitk.sitkLinear,
-        start.tolist(),
-        factor.tolist(),
-        np.eye(3).ravel().tolist(),
-        background,
-        sitk.sitkFloat32,
-    )
-    return sitk.GetArrayFromImage(resampled).transpose(2, 1, 0), new_affine
-
-
-def block_mean(data: np.ndarray, factor: Sequence[int]) -> np.ndarray:
-    """Average blocks of `factor` voxels along each axis; what does not fill a block at the end is left out.
-
-    Example:
-        >>> block_mean(np.arange(4.0).reshape(2, 2), (2, 2))
-        array([[1.5]])
-    """
-    shape = [size // step for size, step in zip(data.shape, factor, strict=True)]
-    data = data[tuple(slice(0, n * step) for n, step in zip(shape, factor, strict=True))]
-    split = [number for n, step in zip(shape, factor, strict=True) for number in (n, step)]
-    return data.reshape(split).mean(axis=tuple(range(1, 2 * len(shape), 2)))
-
-
-def _crop_or_pad(data: np.ndarray, start: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    result = np.full(size, data.min(), dtype=np.float32)
-    source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, size, data.shape, strict=True))
-    target = tuple(slice(part.start - s, part.stop - s) for part, s in zip(source, start, strict=True))
-    if all(part.stop > part.start for part in source):
-        result[target] = data[source]
-    return result

@@ -1,8 +1,8 @@
 """Prepared images on disk, volumes and pictures: each is prepared once, kept compactly, and memory-mapped ever after.
 
 A stored volume is keyed by the identity of its file (path, size, time of change) and by the preparation, so a changed
-scan or recipe is prepared anew and an unchanged one never is. Files appear whole or not at all; two processes that
-prepare the same scan at once leave one whole copy.
+scan or recipe is prepared anew and an unchanged one never is. Files appear whole or not at all; of several processes
+that are to prepare the same scan at once, one does.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from neuroage.cohort import Scan
-from neuroage.errors import DataError, NeuroageError
+from neuroage.errors import DataError
 from neuroage.files import atomic_path, digest_text, write_json
+from neuroage.imaging.locks import hold
+from neuroage.imaging.steps.companions import Companions, identity
 from neuroage.runs.recipe import Preparation
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ PREPARERS = {
     "picture": ("neuroage.imaging.prepare_picture", "prepare_picture_file"),
 }
 UINT8_STEPS = 255
-SCANS_AT_ONCE = 1_000  # handed to the threads together; each waits with a kilobyte or two
+ALONE = Companions()
+LOCKS = "locks"  # folder of the store; empty unless scans are being prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,13 @@ class StoredVolume:
     Attributes:
         file: Name of the `.npy` file, shape (C, *spatial), in the recipe's `store_as` type.
         scale, offset: value = stored · scale + offset.
+        problem: Why it should not be used, in one sentence, such as a failed registration; "" where nothing is known.
     """
 
     file: str
     scale: float
     offset: float
+    problem: str = ""
 
     @property
     def path(self) -> Path:
@@ -146,26 +148,15 @@ def _read_description(place: Path) -> dict[str, Any]:
         raise _unreadable(str(path), str(error)) from error
 
 
-@dataclass
-class PreparedCohort:
-    """The prepared volumes of a cohort.
-
-    Attributes:
-        volumes: scan_id → stored volume.
-        failures: scan_id → why it could not be prepared.
-        n_made: How many were prepared now; the others were in the store already.
-    """
-
-    volumes: dict[str, StoredVolume] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    n_made: int = 0
-
-
 def default_store_folder() -> Path:
     """Give the folder of prepared volumes: $NEUROAGE_STORE, else `neuroage/prepared` in the user's cache folder."""
     if given := os.environ.get("NEUROAGE_STORE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neuroage" / "prepared"
+
+
+class PreparedElsewhere(Exception):
+    """Another process is preparing the scan at this moment."""
 
 
 class Store:
@@ -181,59 +172,82 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = Path(folder) if folder is not None else default_store_folder()
 
-    def get(self, path: str | os.PathLike[str], recipe: Preparation) -> StoredVolume | None:
-        """Find a prepared volume; None when it is not stored or its file has changed since."""
-        place = self._place(Path(path), recipe)
+    def get(
+        self, path: str | os.PathLike[str], recipe: Preparation, companions: Companions = ALONE
+    ) -> StoredVolume | None:
+        """Find a prepared volume; None when it is not stored or its file, or one it was prepared with, has changed."""
+        place = self.place(path, recipe, companions)
         if not place.exists():
             return None
         try:
             about = _read_description(place)  # written before the volume: where that stands, both are whole
         except DataError:
             return None
-        return StoredVolume(str(place), about["scale"], about["offset"])
+        return StoredVolume(str(place), about["scale"], about["offset"], about.get("problem", ""))
 
-    def put(self, path: str | os.PathLike[str], recipe: Preparation, prepared: Prepared) -> StoredVolume:
+    def put(
+        self,
+        path: str | os.PathLike[str],
+        recipe: Preparation,
+        prepared: Prepared,
+        companions: Companions = ALONE,
+    ) -> StoredVolume:
         """Store a prepared volume and give it back as stored."""
-        place = self._place(Path(path), recipe)
+        place = self.place(path, recipe, companions)
         stored, scale, offset = compress(prepared.data, recipe.store_as)
         loss = float(np.abs(stored.astype(np.float32) * np.float32(scale) + np.float32(offset) - prepared.data).max())
         record = {**prepared.record, "affine": prepared.affine.round(6).tolist(), "precision_loss": loss}
-        write_json(place.with_suffix(".json"), {"scale": scale, "offset": offset, "record": record})
+        description = {"scale": scale, "offset": offset, "problem": prepared.problem, "record": record}
+        write_json(place.with_suffix(".json"), description)
         with atomic_path(place) as temporary:
             np.save(temporary, stored)
-        return StoredVolume(str(place), scale, offset)
+        return StoredVolume(str(place), scale, offset, prepared.problem)
 
-    def prepare(self, path: str | os.PathLike[str], recipe: Preparation) -> tuple[StoredVolume, bool]:
-        """Give the stored volume of a scan, preparing it first where needed; the flag says whether it was."""
-        found = self.get(path, recipe)
-        return (found, False) if found else (self.put(path, recipe, prepare_image(path, recipe)), True)
+    def prepare(
+        self, path: str | os.PathLike[str], recipe: Preparation, companions: Companions = ALONE, *, wait: bool = True
+    ) -> tuple[StoredVolume, bool]:
+        """Give the stored volume of a scan, preparing it first where needed; the flag says whether it was.
 
-    def _place(self, path: Path, recipe: Preparation) -> Path:
-        key = digest_text(f"{_identity(path)}|{recipe.digest}")[:32]
+        Raises:
+            PreparedElsewhere: Another process is at it, and `wait` is not set.
+        """
+        if found := self.get(path, recipe, companions):
+            return found, False
+        place = self.place(path, recipe, companions)
+        with hold(self.folder / LOCKS / f"{place.stem}.lock", wait=wait) as mine:
+            if not mine:
+                raise PreparedElsewhere
+            if found := self.get(path, recipe, companions):
+                return found, False
+            for rest in place.parent.glob(f".{place.stem}.*"):  # of a writer that was killed: the lock is ours
+                rest.unlink(missing_ok=True)
+            prepared = prepare_image(path, recipe, replace(companions, found=self.folder / "found"))
+            return self.put(path, recipe, prepared, companions), True
+
+    def sweep(self) -> None:
+        """Remove the locks that killed processes have left; those that are held stay."""
+        for lock in (self.folder / LOCKS).glob("*.lock"):
+            with hold(lock, wait=False):
+                pass
+
+    def place(self, path: str | os.PathLike[str], recipe: Preparation, companions: Companions = ALONE) -> Path:
+        """Give the name of the file in which a scan's prepared volume is, or would be, stored."""
+        beside = [file for file in (companions.reference, companions.mask, companions.template) if file is not None]
+        sources = "|".join(identity(file) for file in (Path(path), *beside))
+        key = digest_text(f"{sources}|{recipe.digest}")[:32]
         version = _preparer(recipe.kind).STEPS_VERSION
         return self.folder / f"v{version}-{recipe.digest[:12]}" / key[:2] / f"{key}.npy"
 
 
-def prepare_image(path: str | os.PathLike[str], recipe: Preparation) -> Prepared:
+def prepare_image(path: str | os.PathLike[str], recipe: Preparation, companions: Companions = ALONE) -> Prepared:
     """Read and prepare one image, by what prepares the recipe's kind."""
-    prepared: Prepared = getattr(_preparer(recipe.kind), PREPARERS[recipe.kind][1])(path, recipe)
+    prepare_it = getattr(_preparer(recipe.kind), PREPARERS[recipe.kind][1])
+    prepared: Prepared = prepare_it(path, recipe, companions) if recipe.kind == "volume" else prepare_it(path, recipe)
     return prepared
 
 
 def _preparer(kind: str) -> Any:
     return importlib.import_module(PREPARERS[kind][0])
-
-
-def _identity(path: Path) -> str:
-    def stamp(file: Path) -> str:
-        status = file.stat()
-        return f"{status.st_size}:{status.st_mtime_ns}"
-
-    path = path.resolve()
-    if path.is_dir():
-        return f"{path}:" + ",".join(f"{file.name}:{stamp(file)}" for file in sorted(path.iterdir()) if file.is_file())
-    twin = path.with_suffix(".img") if path.suffix == ".hdr" else path  # Analyze keeps its pixels in a second file
-    return f"{path}:{stamp(path)}" + (f":{stamp(twin)}" if twin != path and twin.exists() else "")
 
 
 def compress(data: np.ndarray, store_as: str) -> tuple[np.ndarray, float, float]:
@@ -251,91 +265,3 @@ def compress(data: np.ndarray, store_as: str) -> tuple[np.ndarray, float, float]
     low, high = float(data.min()), float(data.max())
     scale = (high - low) / UINT8_STEPS or 1.0
     return np.round((data - low) / scale).astype(np.uint8), scale, low
-
-
-def prepare_scans(
-    scans: Sequence[Scan],
-    recipe: Preparation,
-    store: Store,
-    *,
-    max_failed_share: float = 0.1,
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> PreparedCohort:
-    """Prepare every scan that is not stored yet, several at a time.
-
-    A scan that cannot be prepared is left out with its reason. Threads suffice: reading, resampling and statistics
-    run outside of Python's lock.
-
-    Args:
-        scans: Scans with paths.
-        recipe: The `prepare` section.
-        store: Where prepared volumes are kept.
-        max_failed_share: Above this share of failed scans the whole preparation fails, with every reason, as it does
-            when all fail; above 1 it never does.
-        threads: Scans at a time; the number of usable cores when None.
-        progress: Called with (done, all) after each scan.
-
-    Raises:
-        DataError: More than the stated share of scans failed, or all did.
-    """
-    result = PreparedCohort()
-    threads = threads or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for start in range(0, len(scans), SCANS_AT_ONCE):
-                part = scans[start : start + SCANS_AT_ONCE]
-                jobs = {pool.submit(_prepare_scan, scan, recipe, store, threads > 1): scan.scan_id for scan in part}
-                for done, job in enumerate(as_completed(jobs), start=start + 1):
-                    scan_id = jobs[job]
-                    try:
-                        result.volumes[scan_id], made = job.result()
-                        result.n_made += made
-                    except NeuroageError as error:
-                        result.failures[scan_id] = str(error)
-                    if progress:
-                        progress(done, len(scans))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    result.volumes = {scan.scan_id: result.volumes[scan.scan_id] for scan in scans if scan.scan_id in result.volumes}
-    _refuse_too_many_failures(result.failures, len(scans), max_failed_share)
-    return result
-
-
-def _prepare_scan(scan: Scan, recipe: Preparation, store: Store, in_parallel: bool) -> tuple[StoredVolume, bool]:
-    if scan.path is None:
-        raise DataError(f"{scan.scan_id}: the cohort names no file for it")
-    found = store.get(scan.path, recipe)
-    if found:
-        return found, False
-    if in_parallel and recipe.kind == "volume":
-        _one_itk_thread_each()  # only now: stored volumes need no SimpleITK
-    return store.put(scan.path, recipe, prepare_image(scan.path, recipe)), True
-
-
-def _one_itk_thread_each() -> None:
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
-def _refuse_too_many_failures(failures: dict[str, str], n_scans: int, max_failed_share: float) -> None:
-    if max_failed_share > 1:
-        return
-    if failures and (len(failures) > max_failed_share * n_scans or len(failures) == n_scans):
-        raise DataError(
-            f"{len(failures)} of {n_scans} scans could not be prepared ({len(failures) / n_scans:.0%}):\n"
-            + listed(failures.values()),
-            expected=f"at most {max_failed_share:.0%}",
-            fix="Mend or remove these scans, or raise --max-failed-share.",
-        )
-
-
-def listed(reasons: Iterable[str], most: int = 20) -> str:
-    """Set reasons as an indented list, cut after `most` with the number left out."""
-    lines = list(reasons)
-    shown = "\n".join(f"  - {line}" for line in lines[:most])
-    return shown + (f"\n  … and {len(lines) - most} more" if len(lines) > most else "")

@@ -32,7 +32,7 @@ def coarse_cube(data: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         Shape (n, n, n) or (n, n), float32, mean 0 and norm 1 over the image, 0 around it; voxels of about 8 mm for
         volumes, pixels of about a 32nd of the longer side for pictures.
     """
-    from neuroage.imaging.prepare import block_mean
+    from neuroage.imaging.resampling import block_mean
 
     n_axes = data.ndim - 1
     weights = np.arange(1, len(data) + 1) if n_axes == 3 else np.ones(len(data))

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import yaml
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
+from neuroage.cohort import Cohort
 from neuroage.files import digest_text, write_text
 from neuroage.runs.recipe_picture import PreparePicture
 from neuroage.runs.recipe_prepare import Binning, Histogram, Prepare
@@ -126,6 +127,22 @@ class Recipe(Section):
             raise report(problems_of(error, cls), source, lines or {}) from None
         recipe._source, recipe._lines = source, dict(lines or {})
         return recipe
+
+    def select(self, cohort: Cohort) -> Cohort:
+        """Give the scans of a cohort that this recipe is about, with their reference scans where it registers by them.
+
+        Raises:
+            UsageError: The cohort has no scan of the recipe's modality.
+        """
+        if self.reference:
+            cohort = cohort.with_references(self.reference)
+        return cohort.select(modality=self.modality)
+
+    @property
+    def reference(self) -> str:
+        """The modality of the session's scan through which every scan is registered; "" for none."""
+        wanted = self.prepare.registration if self.prepare.kind == "volume" else None
+        return wanted.reference if wanted is not None else ""
 
     def updated(self, *overrides: str) -> Recipe:
         """Give a copy with `key=value` overrides applied; errors as in `load`."""

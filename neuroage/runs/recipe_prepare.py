@@ -190,7 +190,12 @@ class Prepare(Section):
     @property
     def digest(self) -> str:
         """Sha256 of the section; equal preparations share stored volumes, whatever preset filled them."""
-        raw = ("registration", "bias_field", "brain", "vessels")  # where absent they leave the digests of before as they were
+        raw = (
+            "registration",
+            "bias_field",
+            "brain",
+            "vessels",
+        )  # where absent they leave the digests of before as they were
         absent = {name for name in raw if getattr(self, name) is None}
         given = self.model_dump(mode="json", exclude={"kind", "preset", *absent})
         return digest_text(json.dumps(given, sort_keys=True))

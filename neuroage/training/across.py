@@ -77,7 +77,7 @@ def cross_domain(
         training = run.leaves[0].cohort.select(subject_ids=sorted(known))
         for name, cohort in tested.items():
             observer.stage(f"Trained on {trained_on}, tested on {name}")
-            chosen = cohort.select(modality=run.recipe.modality)
+            chosen = run.recipe.select(cohort)
             answer = predict(run, chosen, store=store, force=True, observer=observer)
             # Alike for all models, whose resamples are paired.
             grouped = [groups[name].get(subject, subject) for subject in answer.raw["subject_id"]]

@@ -18,7 +18,8 @@ from neuroage.cohort import Cohort
 from neuroage.errors import DataError
 from neuroage.files import atomic_path
 from neuroage.imaging.batches import VolumeSet
-from neuroage.imaging.store import Store, StoredVolume, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store, StoredVolume
 from neuroage.imaging.template import Comparison, coarse_cube, compare_with, left_right_symmetry
 from neuroage.models.network import Network
 from neuroage.runs.concerns import verdict_of

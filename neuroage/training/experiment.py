@@ -81,7 +81,7 @@ def train_members(
     fabric, parent = make_fabric("fp32"), Run(out)
     is_new = not parent.exists
     if fabric.is_global_zero and (not parent.exists or resume == "never"):
-        Run.create_parent(out, recipe, cohort.select(modality=recipe.modality), split, n_parts=n_parts)
+        Run.create_parent(out, recipe, recipe.select(cohort), split, n_parts=n_parts)
     fabric.barrier()
     if parent.about["split_digest"] != split.digest or parent.about["recipe_digest"] != recipe.digest:
         raise RefusedError(f"{out} was started with another split or recipe", fix="Choose another folder.")

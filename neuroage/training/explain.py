@@ -14,7 +14,8 @@ from neuroage.cohort import Cohort
 from neuroage.errors import UsageError, did_you_mean
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.maps import Maps, ScanMap
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.models.network import Network
 from neuroage.models.tasks import Task
 from neuroage.runs.run import Run

@@ -18,13 +18,16 @@ from neuroage.imaging import picture, read
 TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx")
 
 
-def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str, *, kind: str = "volume") -> Cohort:
+def gather_scans(
+    inputs: Sequence[str | os.PathLike[str]], modality: str, *, kind: str = "volume", reference: str = ""
+) -> Cohort:
     """Make a cohort of what a user names: image files, folders of them, folders of a known layout, tables.
 
     Args:
         inputs: Paths, mixed as they come.
         modality: Of files that stand alone; cohorts keep only their scans of it.
         kind: Of the run's `prepare`: a folder of DICOM files is one `volume`, or a `picture` each.
+        reference: Modality of the scans that others are registered through, looked for in cohorts; "" for none.
 
     Raises:
         UsageError: A path does not exist, or holds no scan.
@@ -36,12 +39,12 @@ def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str, *, kin
             raise UsageError(f"No such file or folder: {given}", expected="scans, folders or cohort tables")
         name = given.name.lower()
         if name.endswith(TABLE_SUFFIXES):
-            parts.append(Cohort.read(given).select(modality=modality).table)
+            parts.append(_scans_of(given, modality, reference))
         elif given.is_dir() and not (kind == "volume" and _is_dicom_folder(given)):
             images = FILES_OF[kind](given)
             has_table = any(path.name.lower().endswith(TABLE_SUFFIXES) for path in given.iterdir())
             if has_table or not images:
-                parts.append(Cohort.read(given).select(modality=modality).table)
+                parts.append(_scans_of(given, modality, reference))
             else:
                 alone.extend(images)
         else:
@@ -52,6 +55,11 @@ def gather_scans(inputs: Sequence[str | os.PathLike[str]], modality: str, *, kin
     if table.empty:
         raise UsageError(f"No {modality} scan among {', '.join(map(str, inputs))}")
     return Cohort(table)
+
+
+def _scans_of(cohort_file: Path, modality: str, reference: str) -> pd.DataFrame:
+    cohort = Cohort.read(cohort_file)
+    return (cohort.with_references(reference) if reference else cohort).select(modality=modality).table
 
 
 def _volumes_in(folder: Path) -> list[Path]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from neuroage.imaging.store import PreparedCohort, StoredVolume
+from neuroage.imaging.preparation import PreparedCohort
+from neuroage.imaging.store import StoredVolume
 from neuroage.models.tasks import Task
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run

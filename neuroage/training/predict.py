@@ -13,7 +13,8 @@ from neuroage.cohort import Cohort
 from neuroage.errors import InfeasibleError, RefusedError
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.duplicates import count_shared_images
-from neuroage.imaging.store import Store, StoredVolume, listed, prepare_scans
+from neuroage.imaging.preparation import listed, prepare_scans
+from neuroage.imaging.store import Store, StoredVolume
 from neuroage.models.network import Network
 from neuroage.models.tasks import Task, build_task
 from neuroage.runs.calibration import apply_calibration

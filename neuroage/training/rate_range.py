@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from neuroage.analysis.drawing import GREYS, PALETTE, new_figure, rule, save_figure, style
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import InfeasibleError, UsageError
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
@@ -97,7 +98,7 @@ def find_rate(
     """
     observer = observer or Observer()
     check_recipe(recipe)
-    chosen, task = cohort.select(modality=recipe.modality), build_task(recipe)
+    chosen, task = recipe.select(cohort), build_task(recipe)
     table = scans_in_sets(chosen, split, fold, task)
     if recipe.finetune.init_from is not None:
         check_parent(recipe, table.loc[table["set"] != "train", "subject_id"].tolist(), fold)

@@ -13,7 +13,8 @@ from neuroage.cohort.grouped import grouped_split
 from neuroage.cohort.parts import Part, deal_parts
 from neuroage.errors import InfeasibleError, NeuroageError, RefusedError, UsageError
 from neuroage.files import is_main_process
-from neuroage.imaging.store import PreparedCohort, Store, listed, prepare_scans
+from neuroage.imaging.preparation import PreparedCohort, listed, prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.models.backbones import ready_weights
 from neuroage.models.freezing import check_finetune
 from neuroage.models.network import check_backbone
@@ -91,7 +92,7 @@ def train(
     observer = observer if observer and is_main_process() else Observer()
     if not 0 <= fold < max(split.n_folds, 1):
         raise UsageError(f"fold {fold}", expected=f"0 to {max(split.n_folds, 1) - 1}, the folds of this split")
-    chosen = cohort.select(modality=recipe.modality)
+    chosen = recipe.select(cohort)
     task = build_task(recipe)
     table = without_part(scans_in_sets(chosen, split, fold, task), cohort, split, part)
     _refuse_too_few(table, recipe)  # before anything is written

@@ -33,7 +33,7 @@ def tuning_split(
         InfeasibleError: Nobody is in no validation set.
     """
     sets = split.table.set_index("subject_id")["set"] if fold is None else split.sets(fold)
-    chosen = cohort.select(modality=recipe.modality).table
+    chosen = recipe.select(cohort).table
     table = chosen[chosen["subject_id"].map(sets) == "train"].reset_index(drop=True)
     task = build_task(recipe)
     table = table[task.known(table)].reset_index(drop=True)

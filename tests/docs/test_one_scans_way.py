@@ -17,9 +17,10 @@ from neuroage.cohort import Cohort, uniform_age_split
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.phantom import make_phantom
 from neuroage.imaging.picture import read_picture
+from neuroage.imaging.preparation import prepare_scans
 from neuroage.imaging.prepare import prepare
 from neuroage.imaging.read import read
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.models.network import build_network
 from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe

@@ -13,7 +13,8 @@ from neuroage.cohort import Cohort
 from neuroage.errors import DataError
 from neuroage.imaging import batches
 from neuroage.imaging.batches import VolumeSet, plan_epoch, read_ahead
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.models.tasks._ages import age_weights
 from neuroage.runs.recipe import Recipe
 

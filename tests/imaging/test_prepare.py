@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from neuroage.errors import DataError, UsageError
-from neuroage.imaging.prepare import at_half_spacing, bin_levels, otsu_threshold, prepare
+from neuroage.imaging.intensities import bin_levels, otsu_threshold
+from neuroage.imaging.prepare import at_half_spacing, prepare
 from neuroage.imaging.read import Volume
 from neuroage.runs.recipe import Binning, Prepare, Recipe
 

@@ -13,8 +13,9 @@ from neuroage.cohort import Scan
 from neuroage.errors import DataError
 from neuroage.imaging.inspect import blur_pixels, measure_picture
 from neuroage.imaging.picture_form import Picture
+from neuroage.imaging.preparation import prepare_scans
 from neuroage.imaging.prepare_picture import place_picture, prepare_picture, prepare_picture_file
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.runs.recipe import PreparePicture
 
 RNG = np.random.default_rng(0)

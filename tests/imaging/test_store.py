@@ -8,7 +8,8 @@ import pytest
 
 from neuroage.cohort import Cohort, Scan
 from neuroage.errors import DataError
-from neuroage.imaging.store import Store, compress, default_store_folder, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store, compress, default_store_folder
 from neuroage.runs.recipe import Prepare, Recipe
 
 PREPARE = Recipe.from_dict({"prepare": {"spacing_mm": 8.0, "size": [12, 12, 12]}}).prepare
@@ -166,6 +167,10 @@ def test_preparation_digests_differ_for_every_key() -> None:
         "histogram": {"landmarks": "li2017"},
         "statistics": "grid",
         "orientation": "LAS",
+        "registration": {"kind": "rigid"},
+        "bias_field": {},
+        "brain": {"mask": "nonzero"},
+        "vessels": {},
     }
     assert set(other) == set(Prepare.model_fields) - {"preset", "kind"}  # a name for values that stand in the others
     digests = {Prepare.model_validate({**PREPARE.model_dump(), key: value}).digest for key, value in other.items()}

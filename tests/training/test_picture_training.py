@@ -15,7 +15,8 @@ from PIL import Image
 
 import neuroage as na
 from neuroage.errors import RefusedError
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.models.network import build_network
 from neuroage.models.tasks import build_task
 from neuroage.runs.recipe import Recipe

@@ -8,7 +8,8 @@ import pytest
 
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import UsageError
-from neuroage.imaging.store import Store, prepare_scans
+from neuroage.imaging.preparation import prepare_scans
+from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Recipe
 from neuroage.runs.run import Run
 from neuroage.training.checkpoint import load_checkpoint, save_checkpoint

@@ -15,6 +15,7 @@ from neuroage.errors import UsageError
 from neuroage.imaging.read import Volume
 
 SPACE = "MNI152NLin2009aSym"  # its name in BIDS
+MIDDLE_MM = np.array([0.0, -18.0, 18.0])  # of the template's grids, at any voxel size
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def load_mni152(spacing_mm: int = 1) -> Template:
     affine = np.asarray(images[0].affine, dtype=np.float64)
     brain = (t1 > 0).astype(np.float32)
     if spacing_mm != 1:
-        from neuroage.imaging.prepare import block_mean
+        from neuroage.imaging.resampling import block_mean
 
         block = (spacing_mm,) * 3
         t1, grey, white, brain = (block_mean(part, block) for part in (t1, grey, white, brain))

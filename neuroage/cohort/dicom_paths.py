@@ -1,0 +1,95 @@
+"""How a path in a cohort names one DICOM volume, and how that volume is found again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from neuroage.cohort.dicom_contrast import guess_contrast
+from neuroage.cohort.dicom_header import read_headers
+from neuroage.cohort.dicom_volumes import DicomVolume, group_volumes
+from neuroage.cohort.paths import split_volume
+from neuroage.errors import DataError, UsageError
+
+HEAD_BYTES = 1 << 16  # in which the uid of a series stands, before long private elements
+
+
+def path_of(volume: DicomVolume, others: Iterable[DicomVolume], files_in_folder: dict[Path, int]) -> Path | None:
+    """Give the path that names one volume in a cohort.
+
+    Args:
+        volume: The one to name.
+        others: Every volume of the same data set.
+        files_in_folder: How many DICOM images lie directly in each folder.
+
+    Returns:
+        The folder when it holds nothing else; the first file, which stands for its volume, when the folder holds
+        others too; that file with `#2` when the file itself holds several. None when its files lie in several folders.
+    """
+    files = volume.files
+    folder = files[0].parent
+    if any(file.parent != folder for file in files):
+        return None
+    within = [other for other in others if files[0] in other.files]
+    if len(within) > 1:
+        return files[0].with_name(f"{files[0].name}#{within.index(volume) + 1}")
+    return folder if files_in_folder[folder] == len(files) and len(files) > 1 else files[0]
+
+
+def find_volume(path: Path) -> DicomVolume:
+    """Find the one volume that a path names, as `path_of` gives it; headers alone are read.
+
+    Args:
+        path: A folder with one volume; or one file of a series, which stands for all its slices in the same folder;
+            or `FILE#2`, the second volume of those in a file.
+
+    Raises:
+        UsageError: pydicom is not installed, or the path ends in the number of a volume that is not there.
+        DataError: There is none, or several without saying which.
+    """
+    file, number = split_volume(path)
+    if file.is_dir():
+        volumes = group_volumes(read_headers([entry for entry in sorted(file.iterdir()) if entry.is_file()]))
+    else:
+        volumes = [volume for volume in group_volumes(read_headers(_companions(file))) if file in volume.files]
+    if not volumes:
+        raise DataError(f"{path}: holds no DICOM series", expected="the slices of one series, or an image file")
+    if number > len(volumes):
+        raise UsageError(f"{path}: there is no volume {number}", expected=f"1 to {len(volumes)}")
+    if number or len(volumes) == 1:
+        return volumes[max(number, 1) - 1]
+    raise _several(file, volumes)
+
+
+def _companions(file: Path) -> list[Path]:
+    """Give the files beside one that belong to its series; a look at their first bytes spares reading the rest."""
+    headers = read_headers([file])
+    if not headers.series:
+        return [file]
+    uid = next(iter(headers.series)).encode()
+    if not _mentions(file, uid):  # compressed as a whole, say: then nothing can be told from the bytes
+        return [entry for entry in sorted(file.parent.iterdir()) if entry.is_file()]
+    return [entry for entry in sorted(file.parent.iterdir()) if entry.is_file() and _mentions(entry, uid)]
+
+
+def _mentions(file: Path, uid: bytes) -> bool:
+    with open(file, "rb") as handle:
+        return uid in handle.read(HEAD_BYTES)
+
+
+def _several(path: Path, volumes: Sequence[DicomVolume]) -> DataError:
+    said = []
+    for number, volume in enumerate(volumes, start=1):
+        guess = guess_contrast(volume)
+        name = volume.files[0].name if path.is_dir() else f"{path.name}#{number}"
+        said.append(f"{name}: {guess.modality or 'unknown'}, {len(volume.frames)} slices")
+    more = f"; and {len(said) - 6} more" if len(said) > 6 else ""
+    n_series = len({volume.series.uid for volume in volumes})
+    kinds = (
+        f"{n_series} DICOM series" if n_series == len(volumes) else f"{len(volumes)} DICOM volumes in {n_series} series"
+    )
+    return DataError(
+        f"{path}: holds {kinds} ({'; '.join(said[:6])}{more})",
+        expected="one",
+        fix="Name one of these files, which stands for its slices; or let `neuroage index` choose.",
+    )

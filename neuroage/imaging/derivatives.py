@@ -1,0 +1,318 @@
+"""Prepared scans as BIDS derivatives: image, brain mask, transforms, and a JSON file that says how they came about.
+
+    OUT/sub-01/ses-1/anat/sub-01_ses-1_space-MNI152NLin2009aSym_res-1_desc-preproc_T1w.nii.gz   and .json
+                          sub-01_ses-1_space-MNI152NLin2009aSym_res-1_desc-brain_mask.nii.gz    and .json
+                          sub-01_ses-1_from-T1w_to-MNI152NLin2009aSym_mode-image_xfm.txt
+
+Every file is whole or absent, and the JSON file of the image comes last: where it stands, the scan is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import neuroage
+from neuroage.cohort import Scan
+from neuroage.errors import DataError
+from neuroage.files import atomic_path, digest_text, write_json
+from neuroage.imaging.derivative_names import SUFFIXES, ScanName, name_scans, resolution_label
+from neuroage.imaging.prepare import STEPS_VERSION, Prepared
+from neuroage.imaging.registration.mni152 import SPACE
+from neuroage.imaging.registration.transform import write_transform
+from neuroage.imaging.steps.companions import Companions, companions_of, identity
+from neuroage.imaging.store import Store, prepare_image
+from neuroage.runs.recipe import Prepare
+
+OWN = "Preparation"  # the key of the JSON file under which all stands that BIDS has no word for
+# Of NIfTI-1: what the coordinates of an image are those of (nifti1.h).
+SCANNER, ALIGNED, MNI_152, TEMPLATE = 1, 2, 4, 5
+TEMPLATE_PAGE = "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009"
+INT16_MOST = 32767
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written of one scan.
+
+    Attributes:
+        scan_id: Of the cohort.
+        sidecar: The JSON file of its image.
+        made: Whether it was prepared now; False where it stood there already.
+        problem: Why it should not be used, such as a failed registration; "" where nothing is known.
+    """
+
+    scan_id: str
+    sidecar: Path
+    made: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Space:
+    """Where the voxels of a prepared scan lie, in the words of BIDS and of NIfTI."""
+
+    label: str
+    reference: str
+    code: int
+
+
+def prepare_and_write(
+    scan: Scan,
+    recipe: Prepare,
+    store_folder: Path | None,
+    out_folder: Path,
+    companions: Companions | None = None,
+    name: ScanName | None = None,
+    bids_folder: Path | None = None,
+) -> Written:
+    """Prepare one scan and write its derivatives, unless they stand there already, made of the same files in this way.
+
+    Args:
+        scan: With a path.
+        recipe: The `prepare` section.
+        store_folder: Folder of prepared volumes, which then keeps the volume too; None keeps the derivatives only.
+        out_folder: Of the data set of derivatives.
+        companions: Files that it is prepared with; those that its columns name when None.
+        name: From `name_scans` for the whole cohort; that of this scan alone when None.
+        bids_folder: Of the data set that the scan belongs to; None where it belongs to none.
+
+    Raises:
+        DataError: The scan cannot be prepared.
+    """
+    if scan.path is None:
+        raise DataError(f"{scan.scan_id}: the cohort names no file for it")
+    name = name or name_scans([scan])[scan.scan_id]
+    companions = companions or companions_of(scan, recipe)
+    sidecar = place_sidecar(name, recipe, out_folder)
+    found = read_sidecar(sidecar)
+    if found and found["digest"] == _digest(recipe) and found["source"] == _source(scan.path, companions):
+        return Written(scan.scan_id, sidecar, False, found["problem"])
+    start = time.perf_counter()
+    store = Store(store_folder) if store_folder is not None else None
+    if store is not None and companions.found is None:
+        companions = replace(companions, found=store.folder / "found")
+    prepared = prepare_image(scan.path, recipe, companions)
+    if store is not None and store.get(scan.path, recipe, companions) is None:
+        store.put(scan.path, recipe, prepared, companions)
+    seconds = time.perf_counter() - start
+    write_derivatives(
+        prepared, scan, out_folder, recipe, name=name, companions=companions, bids_folder=bids_folder, seconds=seconds
+    )
+    return Written(scan.scan_id, sidecar, True, prepared.problem)
+
+
+class ToWrite(NamedTuple):
+    """The arguments of `prepare_and_write`, so that workers elsewhere can be handed a scan as one small thing."""
+
+    scan: Scan
+    recipe: Prepare
+    store_folder: Path | None
+    out_folder: Path
+    companions: Companions | None = None
+    name: ScanName | None = None
+    bids_folder: Path | None = None
+
+
+def write_one(job: ToWrite) -> Written:
+    """Do what `prepare_and_write` does."""
+    return prepare_and_write(*job)
+
+
+def write_derivatives(
+    prepared: Prepared,
+    scan: Scan,
+    folder: Path,
+    recipe: Prepare,
+    *,
+    name: ScanName | None = None,
+    companions: Companions | None = None,
+    bids_folder: Path | None = None,
+    seconds: float | None = None,
+) -> list[Path]:
+    """Write what was made of a scan: transforms, mask, image, and last the JSON file that says it is all there.
+
+    Args:
+        prepared: What `prepare` gave.
+        scan: What it was made of, with a path.
+        folder: Of the data set of derivatives.
+        recipe: The `prepare` section that made it.
+        name: What the files are called; as `name_scans` names the scan alone when None.
+        companions: Files that it was prepared with.
+        bids_folder: Of the data set that the scan belongs to; sources are then named within it, else by name alone.
+        seconds: What the preparation took.
+
+    Returns:
+        Every file, the JSON file of the image last.
+    """
+    if scan.path is None:
+        raise DataError(f"{scan.scan_id}: the cohort names no file for it")
+    name = name or name_scans([scan])[scan.scan_id]
+    companions = companions or Companions()
+    sidecar, space = place_sidecar(name, recipe, folder), _space(recipe)
+    sidecar.unlink(missing_ok=True)  # what it says of the files is no longer true from here on
+    written = []
+    for key, matrix in prepared.transforms.items():
+        path = name.place(folder, ".txt", suffix="xfm", space="", source=name.suffix, to=_target(key, recipe), mode="image")
+        write_transform(path, matrix)
+        written.append(path)
+    sources = [_uri(path, bids_folder) for path in (scan.path, companions.reference, companions.mask) if path is not None]
+    common = {
+        "Sources": sources,
+        "SpatialReference": _uri(companions.reference, bids_folder)
+        if space.code == ALIGNED and companions.reference
+        else space.reference,
+        "Resolution": " × ".join(f"{value:g}" for value in recipe.spacing) + " mm",
+    }
+    if prepared.mask is not None:
+        path = name.place(folder, suffix="mask", **_entities(recipe), desc=_brain_label(name))
+        _write_image(path, prepared.mask.astype(np.uint8), prepared.affine, space.code)
+        about = {"Description": "Mask of the brain, on the grid of the prepared scan", "Type": "Brain", **common}
+        write_json(_json(path), about)
+        written += [path, _json(path)]
+    image = sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
+    data = prepared.data[0] if len(prepared.data) == 1 else prepared.data.transpose(1, 2, 3, 0)
+    _write_image(image, data, prepared.affine, space.code)
+    write_json(
+        sidecar,
+        {
+            "Description": f"Prepared {name.suffix} scan, as a network takes it",
+            **common,
+            "SkullStripped": recipe.brain is not None,
+            OWN: {
+                "digest": _digest(recipe),
+                "source": _source(scan.path, companions),
+                "scan_id": scan.scan_id,
+                "problem": prepared.problem,
+                "left_out": bool(prepared.problem) and not (recipe.registration and recipe.registration.on_failure == "keep"),
+                "seconds": None if seconds is None else round(seconds, 2),
+                **_parts(prepared.record),
+                "recipe": recipe.model_dump(mode="json", exclude_none=True),
+                "versions": _versions(),
+            },
+        },
+    )
+    return [*written, image, sidecar]
+
+
+def place_sidecar(name: ScanName, recipe: Prepare, folder: Path) -> Path:
+    """Give the JSON file that, where it stands, says that a scan is done."""
+    return name.place(folder, ".json", **_entities(recipe), desc="preproc")
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Read what stands there of a done scan's preparation; None where the scan is not done.
+
+    Returns:
+        `digest`, `source`, `problem`, `left_out`, `seconds`, `steps`, `record`, `recipe`, `versions`.
+    """
+    try:
+        own = json.loads(path.read_text(encoding="utf-8"))[OWN]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    image = path.with_name(path.name.removesuffix(".json") + ".nii.gz")
+    return own if isinstance(own, dict) and image.exists() else None
+
+
+def _entities(recipe: Prepare) -> dict[str, str]:
+    space = _space(recipe).label
+    return {"res": resolution_label(recipe.spacing), **({"space": space} if space else {})}
+
+
+def _space(recipe: Prepare) -> _Space:
+    wanted = recipe.registration
+    if wanted is None:
+        return _Space("", "orig", SCANNER)
+    if wanted.to == "mni152":
+        return _Space(SPACE, TEMPLATE_PAGE, MNI_152)
+    if wanted.to == "reference":
+        return _Space(SUFFIXES.get(wanted.reference, "reference"), "orig", ALIGNED)
+    file = Path(wanted.to).name
+    return _Space(_plain(file.split(".")[0]) or "template", file, TEMPLATE)
+
+
+def _target(key: str, recipe: Prepare) -> str:
+    """Say in a label of BIDS where a transform leads: to the space where the scan ends, or to another scan."""
+    if key == "mni152":
+        return SPACE
+    if key in ("reference", "template"):
+        return _space(recipe).label or key
+    return SUFFIXES.get(key, _plain(key) or "template")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9]+", "", text)
+
+
+def _brain_label(name: ScanName) -> str:
+    # BIDS tells masks of one session apart by their label only, and a T1 scan's is the one that others look for.
+    return "brain" if name.suffix == "T1w" else f"brain{name.suffix}"
+
+
+def _write_image(path: Path, data: np.ndarray, affine: np.ndarray, code: int) -> None:
+    """Write an image: whole numbers as they are, others in 65,535 steps about 0, which stays 0."""
+    import nibabel as nib
+
+    slope, most = 1.0, float(np.abs(data).max())
+    if data.dtype != np.uint8:
+        if most > INT16_MOST or not np.array_equal(data, np.round(data)):
+            slope = most / INT16_MOST
+        data = np.round(data / np.float32(slope)).astype(np.int16)
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_slope_inter(slope, 0.0)
+    image.set_sform(affine, code)
+    image.set_qform(affine, code)
+    image.header.set_xyzt_units("mm")
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _json(image: Path) -> Path:
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+
+
+def _uri(path: Path, bids_folder: Path | None) -> str:
+    """Name a source within its data set, or by its name alone: folders of a disk are nobody else's business."""
+    if bids_folder is not None:
+        relative = os.path.relpath(os.path.abspath(path), os.path.abspath(bids_folder)).replace(os.sep, "/")
+        if not relative.startswith("../"):
+            return f"bids:raw:{relative}"
+    return path.name
+
+
+def _digest(recipe: Prepare) -> str:
+    return f"v{STEPS_VERSION}-{recipe.digest}"
+
+
+def _source(path: Path, companions: Companions) -> str:
+    """Tell the state of the files a scan is made of, wherever their folder lies."""
+    beside = (companions.reference, companions.mask, companions.template)
+    files = [path, *(file for file in beside if file is not None)]
+    return digest_text("|".join(f"{file.name}{identity(file).removeprefix(str(file.resolve()))}" for file in files))
+
+
+def _parts(record: dict[str, Any]) -> dict[str, Any]:
+    apart = ("steps", "registration")
+    return {
+        "steps": record.get("steps", []),
+        "quality": record.get("registration", {}),
+        "record": {key: value for key, value in record.items() if key not in apart},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"neuroage": neuroage.__version__}
+    for package in ("SimpleITK", "nibabel", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

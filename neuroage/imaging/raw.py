@@ -1,0 +1,250 @@
+"""From a raw head to one that lies in a template's space, with an even field, and with its brain alone.
+
+    registration (searched, not applied) → brain mask → N4 within it → mask again on even intensities → vessels
+
+Each step is asked for in the recipe. Voxels stay on the scan's own grid: registration changes the affine alone, so that
+whatever follows interpolates once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroage.errors import DataError
+from neuroage.files import digest_text, write_json
+from neuroage.imaging.read import Volume, read
+from neuroage.imaging.registration.mni152 import MIDDLE_MM
+from neuroage.imaging.registration.result import Registration
+from neuroage.imaging.registration.transform import place
+from neuroage.imaging.resampling import Grid, carry_mask, head_centre
+from neuroage.imaging.steps.companions import Companions, identity
+from neuroage.runs.recipe import Prepare
+from neuroage.runs.recipe_raw import Brain
+
+if TYPE_CHECKING:
+    from neuroage.imaging.steps.brain import BrainMask
+
+REGISTRATION_VERSION = 1  # raised whenever a registration gives another matrix than before, so that it is sought anew
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where prepared volumes lie: axes as columns, shape (3, 3), and the middle of the field of view in millimetres."""
+
+    axes: np.ndarray
+    centre_mm: np.ndarray
+
+
+@dataclass(frozen=True)
+class Readied:
+    """A raw scan made ready.
+
+    Attributes:
+        volume: On its own grid, placed in the space of the template where it was registered.
+        frame: Of that space; None where the scan was not registered.
+        mask: True in the brain, shape (I, J, K); None where none was asked for.
+        transforms: Name of a space → matrix, its millimetres to the scan's.
+        steps: What was done, in order, JSON-ready.
+        problem: Why the result should not be used; "" where nothing is known.
+    """
+
+    volume: Volume
+    frame: Frame | None = None
+    mask: np.ndarray | None = None
+    transforms: dict[str, np.ndarray] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was done and measured, for the preparation's record; empty where nothing was asked for."""
+        if not self.steps:
+            return {}
+        return {"steps": self.steps, "problem": self.problem}
+
+
+def make_ready(
+    volume: Volume, recipe: Prepare, path: Path | None = None, companions: Companions | None = None
+) -> Readied:
+    """Do what the recipe asks for, in the order above.
+
+    Args:
+        volume: As `read` gives it.
+        recipe: The `prepare` section.
+        path: The scan's file; external masks and kept transforms are found by it.
+        companions: Files beside the scan.
+
+    Raises:
+        DataError: A reference, mask or template is missing or does not fit.
+        UsageError: A package or program that a step needs is not installed.
+    """
+    job = _Job(volume, recipe, path, companions or Companions())
+    for step in (job.register, job.find_brain, job.correct, job.enhance):
+        step()
+    return job.readied()
+
+
+class _Job:
+    """One scan on its way through the steps."""
+
+    def __init__(self, volume: Volume, recipe: Prepare, path: Path | None, companions: Companions) -> None:
+        self.volume, self.recipe, self.path, self.companions = volume, recipe, path, companions
+        self.frame: Frame | None = None
+        self.mask: np.ndarray | None = None
+        self.to_space: np.ndarray | None = None  # millimetres of the space where it ends → the scan's
+        self.reference: Volume | None = None
+        self.to_mni: Registration | None = None  # of the reference where there is one, else of the scan
+        self.to_reference: Registration | None = None
+        self.transforms: dict[str, np.ndarray] = {}
+        self.steps: list[dict[str, Any]] = []
+        self.problems: list[str] = []
+
+    def register(self) -> None:
+        wanted = self.recipe.registration
+        if wanted is None:
+            return
+        if wanted.reference:
+            self._register_through(wanted.reference)
+        anchor = self.reference or self.volume
+        self.frame = Frame(np.eye(3), MIDDLE_MM)
+        if wanted.to == "reference":
+            self.to_space = np.eye(4)
+            self.frame = Frame(anchor.affine[:3, :3] / np.asarray(anchor.spacing_mm), _head_centre(anchor, self.recipe))
+        else:
+            anchor_path = self.companions.reference if self.reference else self.path
+            self.to_mni = self._registered(anchor, anchor_path, wanted.kind)
+            self._note("registration", self.to_mni, to="mni152", kind=wanted.kind)
+            self.to_space = self.to_mni.matrix
+            if wanted.to != "mni152":
+                self._go_on_to(Path(wanted.to), wanted.kind)
+        if self.to_reference is not None:
+            self.to_space = self.to_reference.matrix @ self.to_space
+        self.transforms["reference" if wanted.to == "reference" else "mni152"] = self.to_space
+
+    def _register_through(self, modality: str) -> None:
+        from neuroage.imaging.registration.within import register_within
+
+        if self.companions.reference is None:
+            raise DataError(f"the recipe registers through a {modality} scan of the same session, and none is given")
+        reference = read(self.companions.reference, nonfinite=self.recipe.nonfinite)
+        key = ("within", self.path, self.companions.reference)
+        self.reference, self.to_reference = reference, self._kept(key, lambda: register_within(self.volume, reference))
+        self.transforms[modality] = self.to_reference.matrix
+        self._note("registration", self.to_reference, to=modality, kind="rigid")
+
+    def _registered(self, volume: Volume, path: Path | None, kind: str) -> Registration:
+        from neuroage.imaging.registration.register import register_to_template
+
+        return self._kept(("mni152", kind, path), lambda: register_to_template(volume, kind=kind))
+
+    def _go_on_to(self, template: Path, kind: str) -> None:
+        """Compose the way to a template of one's own, which lies in MNI152 like any other head."""
+        own = read(template)
+        found = self._registered(own, template, kind)
+        if found.problem:
+            raise DataError(f"{template}: {found.problem}", expected="a template of the human head or brain")
+        self.to_space = self.to_space @ np.linalg.inv(found.matrix)
+        self.frame = Frame(own.affine[:3, :3] / np.asarray(own.spacing_mm), _middle(own))
+        self.steps.append({"name": "registration", "to": template.name, "quality": found.quality})
+
+    def _kept(self, key: tuple[str | Path | None, ...], search: Callable[[], Registration]) -> Registration:
+        """Give a registration that was found before, else find it and keep it."""
+        if self.companions.found is None or None in key:
+            return search()
+        words = [identity(part) if isinstance(part, Path) else str(part) for part in key]
+        name = digest_text("|".join(words))[:32]
+        file = self.companions.found / f"v{REGISTRATION_VERSION}" / name[:2] / f"{name}.json"
+        if file.exists():
+            about = json.loads(file.read_text(encoding="utf-8"))
+            return Registration(**{**about, "matrix": np.asarray(about["matrix"])})
+        found = search()
+        write_json(file, {**asdict(found), "matrix": found.matrix.tolist()})
+        return found
+
+    def _note(self, name: str, found: Registration, **parameters: Any) -> None:
+        self.steps.append({"name": name, **parameters, "quality": found.quality, "seconds": round(found.seconds, 2)})
+        if found.problem:
+            self.problems.append(f"registration to {parameters['to']}: {found.problem}")
+
+    def find_brain(self) -> None:
+        wanted = self.recipe.brain
+        if wanted is None:
+            return
+        self.mask = self._brain_of(wanted)
+        self.volume = stripped(self.volume, self.mask)
+
+    def _brain_of(self, wanted: Brain) -> np.ndarray:
+        """Find the mask on the scan that shows the brain best: the reference where there is one."""
+        from neuroage.imaging.steps.brain import brain_mask
+
+        if self.reference is None or self.to_reference is None or wanted.mask == "file":
+            found = brain_mask(
+                self.volume, wanted, registration=self._registration_of_mask(), mask_file=self.companions.mask
+            )
+            self._note_mask(found)
+            return found.mask
+        found = brain_mask(self.reference, wanted, registration=self._registration_of_mask())
+        self._note_mask(found)
+        onto = Grid(self.volume.shape, np.linalg.solve(self.to_reference.matrix, self.volume.affine))
+        return carry_mask(found.mask, self.reference.affine, onto)
+
+    def _registration_of_mask(self) -> Registration | None:
+        """Give the affine way to MNI152, which the template's mask needs wherever the scan ends."""
+        recipe = self.recipe
+        if recipe.brain is None or recipe.brain.mask != "template":
+            return None
+        if self.to_mni is not None and recipe.registration is not None and recipe.registration.kind == "affine":
+            return self.to_mni
+        path = self.path if self.reference is None else self.companions.reference
+        found = self._registered(self.reference or self.volume, path, "affine")
+        self._note("registration", found, to="mni152", kind="affine")
+        return found
+
+    def _note_mask(self, found: BrainMask) -> None:
+        self.steps.append({"name": "brain", **found.record})
+        if problem := found.record.get("problem"):
+            self.problems.append(f"brain mask: {problem}")
+
+    def correct(self) -> None:
+        wanted = self.recipe.bias_field
+        if wanted is None:
+            return
+        from neuroage.imaging.steps.bias import correct_bias
+
+        self.volume, record = correct_bias(
+            self.volume, self.mask, shrink=wanted.shrink, iterations=wanted.iterations, knots_mm=wanted.knots_mm
+        )
+        self.steps.append({"name": "bias_field", **record})
+
+    def enhance(self) -> None:
+        wanted = self.recipe.vessels
+        if wanted is None:
+            return
+        from neuroage.imaging.steps.vessels import vessels_of
+
+        self.volume, record = vessels_of(self.volume, wanted, self.mask)
+        self.steps.append({"name": "vessels", **record})
+
+    def readied(self) -> Readied:
+        volume = self.volume if self.to_space is None else place(self.volume, self.to_space)
+        return Readied(volume, self.frame, self.mask, self.transforms, self.steps, "; ".join(self.problems))
+
+
+def stripped(volume: Volume, mask: np.ndarray) -> Volume:
+    """Keep what lies in a mask, shape (I, J, K); the rest becomes 0."""
+    return replace(volume, data=np.where(mask, volume.data[0], np.float32(0))[None])
+
+
+def _middle(volume: Volume) -> np.ndarray:
+    return np.asarray(volume.affine[:3, :3] @ ((np.asarray(volume.shape) - 1) / 2) + volume.affine[:3, 3])
+
+
+def _head_centre(volume: Volume, recipe: Prepare) -> np.ndarray:
+    index = head_centre(volume.data[0], volume.spacing_mm, np.asarray(recipe.size) * recipe.spacing)
+    return np.asarray(volume.affine[:3, :3] @ index + volume.affine[:3, 3])
