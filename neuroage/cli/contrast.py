@@ -12,6 +12,7 @@ from neuroage.cli.options import (
     SPLIT,
     AsJson,
     Data,
+    Exclude,
     Set,
     SplitFile,
     StoreFolder,
@@ -141,6 +142,7 @@ def compare(
         ),
     ] = None,
     set_: Set = None,
+    exclude: Exclude = None,
     folds: Annotated[
         int | None,
         typer.Option(min=1, help="Train and compare K members, as `train --folds`. (default: all folds of the split)"),
@@ -167,7 +169,7 @@ def compare(
             _refuse_labels(str(run.folder), run.target["kind"])
         comparison = compare_runs(_named(opened))
     else:
-        cohort = load_cohort(data)
+        cohort = load_cohort(data, exclude)
         made = load_split(split, cohort)
         chosen, parts = members_to_train(made, None, folds or max(made.n_folds, 1))
         recipes = _recipes(models, config, set_)

@@ -14,6 +14,7 @@ from neuroage.cli.options import (
     AsJson,
     Config,
     Data,
+    Exclude,
     Set,
     SplitFile,
     StoreFolder,
@@ -60,6 +61,7 @@ def lr_range(
     split: SplitFile = SPLIT,
     config: Config = None,
     set_: Set = None,
+    exclude: Exclude = None,
     fold: Annotated[int, typer.Option(min=0, help="Fold of the split whose training scans are used.")] = 0,
     lowest: Annotated[float, typer.Option("--from", help="Lowest learning rate.")] = 1e-6,
     highest: Annotated[float, typer.Option("--to", help="Highest learning rate.")] = 1.0,
@@ -74,7 +76,7 @@ def lr_range(
     from neuroage.training.rate_range import draw_range, find_rate
 
     recipe = load_recipe(config, modality or modality_of(config), set_)
-    cohort = load_cohort(data)
+    cohort = load_cohort(data, exclude)
     found = find_rate(
         recipe,
         cohort,

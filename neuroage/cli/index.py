@@ -27,6 +27,8 @@ class Uncertain(str, Enum):
 
 MOST_CLASSES = 20  # shown on the terminal; --json gives all
 MOST_PROBLEMS = 20
+MOST_CHOSEN = 20
+CHOICE = ("scan_id", "modality", "path", "series", "reason")  # where a layout chose one series of several
 
 
 def index(
@@ -81,12 +83,14 @@ def index(
                 "modalities": kinds,
                 "age_years": {"min": ages.min(), "mean": ages.mean(), "max": ages.max()},
                 "labels": found,
+                "chosen": _chosen(cohort.table),
                 "digest": cohort.digest,
                 "problems": [str(problem) for problem in cohort.problems],
             }
         )
         return
     _tell(subjects, len(cohort), kinds, found)
+    _tell_chosen(_chosen(cohort.table))
     for problem in cohort.problems[:MOST_PROBLEMS]:
         talk.print(f"[yellow]•[/] {problem}", markup=True)
     if len(cohort.problems) > MOST_PROBLEMS:
@@ -160,6 +164,25 @@ def labels_of(cohort: Cohort) -> list[dict[str, Any]]:
         positive, known = int((column == 1).sum()), int(column.notna().sum())
         rows.append({"label": name, "kind": "label", "positive": positive, "known": known})
     return rows
+
+
+def _chosen(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Give which series was chosen for each scan, and why; nothing where a data set leaves no choice."""
+    if not set(CHOICE) <= set(table.columns):
+        return []
+    return [dict(zip(CHOICE, map(str, row), strict=True)) for row in table[list(CHOICE)].itertuples(index=False)]
+
+
+def _tell_chosen(chosen: list[dict[str, str]]) -> None:
+    from rich.markup import escape
+
+    from neuroage.cli.screen import make_table, out
+
+    if chosen:
+        cells = [[escape(row[name]) for name in ("scan_id", "series", "reason")] for row in chosen[:MOST_CHOSEN]]
+        out.print(make_table("Chosen", ["scan", "series", "because"], cells))
+    if len(chosen) > MOST_CHOSEN:
+        out.print(f"… and {len(chosen) - MOST_CHOSEN} more (the column reason of the table has all)")
 
 
 def _alike(labels: list[str]) -> list[list[str]]:

@@ -15,10 +15,12 @@ from neuroage.cli.options import (
     AsJson,
     Config,
     Data,
+    Exclude,
     Set,
     SplitFile,
     StoreFolder,
     check_table_path,
+    leave_out,
     load_cohort,
     load_recipe,
     load_split,
@@ -49,6 +51,7 @@ def train(
     split: SplitFile = SPLIT,
     config: Config = None,
     set_: Set = None,
+    exclude: Exclude = None,
     init_from: Annotated[
         Path | None,
         typer.Option("--init-from", metavar="RUN", help="Take over the backbone of this run; the head is new."),
@@ -85,7 +88,7 @@ def train(
     from neuroage.cli.results import tell_evaluation
     from neuroage.cli.screen import Story, out, print_json
 
-    cohort = load_cohort(data)
+    cohort = load_cohort(data, exclude)
     refuse_labels_alone(config, set_, cohort)
     made = load_split(split, cohort)
     overrides = [*(set_ or []), *([f"training.precision={precision}"] if precision else [])]
@@ -118,6 +121,13 @@ def train(
     out.print(f"Page: {run.folder / 'evaluation.html'}")
 
 
+class Preparing(str, Enum):
+    """How scans are prepared before a run is asked about them."""
+
+    recipe = "recipe"
+    auto = "auto"
+
+
 def predict(
     run: RunFolder,
     inputs: Annotated[list[Path], typer.Argument(help="Scans, folders, or cohort tables.")],
@@ -130,6 +140,14 @@ def predict(
     force: Annotated[
         bool, typer.Option("--force", help="Predict also scans that are refused: unlike anything in training.")
     ] = False,
+    exclude: Exclude = None,
+    prepare: Annotated[
+        Preparing,
+        typer.Option(
+            help="recipe: scans are as the training scans were. auto: raw scans, with skull and in any pose, are "
+            "brought to lie and look like them first."
+        ),
+    ] = Preparing.recipe,
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -146,10 +164,12 @@ def predict(
     cohort = gather_scans(
         inputs, opened.recipe.modality, kind=opened.recipe.prepare.kind, reference=opened.recipe.reference
     )
+    cohort = cohort if exclude is None else leave_out(cohort, exclude)
     answer = ask(
         opened,
         cohort,
         store=open_store(store),
+        prepare=prepare.value,
         max_failed_share=max_failed_share,
         force=force,
         observer=Story(quiet=as_json),
@@ -173,6 +193,7 @@ def evaluate(
             help="Cohort with ages or labels: a table or folder. (default: the run's own held-out subjects)",
         ),
     ] = None,
+    exclude: Exclude = None,
     subjects: Annotated[
         Held | None,
         typer.Option(
@@ -200,13 +221,15 @@ def evaluate(
         raise UsageError(
             "--subjects chooses among the run's own held-out subjects, --data names others", fix="Drop one."
         )
+    if data is None and exclude is not None:
+        raise UsageError("--exclude leaves out scans of the cohort given by --data", fix="Give --data, or drop it.")
     if data is None:
         evaluation = evaluate_held_out(opened, subjects.value if subjects else None)
         table = opened.predictions
     else:
         from neuroage.training.predict import evaluate_on  # with torch, which the run's own tables do not need
 
-        cohort = opened.recipe.select(load_cohort(data))
+        cohort = opened.recipe.select(load_cohort(data, exclude))
         evaluation, answer = evaluate_on(opened, cohort, store=open_store(store), observer=Story(quiet=as_json))
         table = answer.table
     where = out_folder or run / f"evaluation-{evaluation.sets[0] if data is None else data.resolve().stem}"

@@ -10,6 +10,7 @@ import typer
 
 import neuroage
 from neuroage.cli import (
+    bids_app,
     calibrate,
     check,
     contrast,
@@ -23,6 +24,7 @@ from neuroage.cli import (
     phantom,
     pixels,
     plan,
+    qc,
     split,
     tune,
 )
@@ -68,6 +70,7 @@ for verb in (
     split.split,
     pixels.prepare,
     pixels.preview,
+    qc.qc,
     plan.plan,
     describe.describe,
     learn.train,
@@ -129,8 +132,9 @@ def main() -> None:
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:
-    """Let `--resume` stand alone: it then means `--resume required`."""
-    spelt = []
+    """Let `--resume` stand alone: it then means `--resume required`. A BIDS App's spelling is brought to ours."""
+    spelt: list[str] = []
+    arguments = bids_app.spelt_out(arguments)
     for place, word in enumerate(arguments):
         spelt.append(word)
         if word == "--resume" and (

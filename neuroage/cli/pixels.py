@@ -7,33 +7,103 @@ from typing import Annotated
 
 import typer
 
-from neuroage.cli.options import COHORT, AsJson, Config, Data, Set, StoreFolder, load_cohort, load_recipe, open_store
+from neuroage.cli.bids_app import (
+    BidsFolder,
+    DerivativesFolder,
+    LevelOfBids,
+    OutDerivatives,
+    ParticipantLabels,
+    Request,
+    SessionLabels,
+    ShowVersion,
+    SkipValidation,
+    Work,
+    WorkFolder,
+    answer_bids_app,
+    write_out,
+)
+from neuroage.cli.options import (
+    COHORT,
+    AsJson,
+    Config,
+    Data,
+    Exclude,
+    Set,
+    StoreFolder,
+    check_table_path,
+    load_cohort,
+    load_recipe,
+    open_store,
+)
+from neuroage.cli.scale import (
+    FailureTable,
+    MemoryGb,
+    Processes,
+    Scheduler,
+    ShardText,
+    choose_workers,
+    take_shard,
+    write_failures,
+)
 from neuroage.errors import UsageError
+
+ALL_MAY_FAIL = 2.0  # more than any share: how many may fail is judged when they are listed
 
 
 def prepare(
+    bids: BidsFolder = None,
+    derivatives: DerivativesFolder = None,
+    level: LevelOfBids = None,
     data: Data = COHORT,
     modality: Annotated[str, typer.Option(help="Which scans.")] = "t1",
     config: Config = None,
     set_: Set = None,
+    exclude: Exclude = None,
     store: StoreFolder = None,
     max_failed_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fail when more than this share of scans cannot be prepared.")
     ] = 0.1,
+    workers: Processes = None,
+    scheduler: Scheduler = "",
+    shard: ShardText = "",
+    memory_gb: MemoryGb = None,
+    failures: FailureTable = None,
+    out_folder: OutDerivatives = None,
+    participant_label: ParticipantLabels = None,
+    session_label: SessionLabels = None,
+    work_dir: WorkFolder = None,
+    skip_bids_validation: SkipValidation = False,
+    version: ShowVersion = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare every scan once and keep it; training does this by itself where it is missing."""
-    from neuroage.cli.screen import Story, out, print_json, talk
-    from neuroage.imaging.preparation import prepare_scans
+    """Prepare every scan once and keep it; training does this by itself where it is missing.
 
+    With BIDS, OUT and a level it is a BIDS App: scans in, derivatives out.
+    """
+    from neuroage.cli.screen import Story, out, print_json, talk
+    from neuroage.imaging.preparation import prepare_scans, refuse_too_many_failures
+
+    if failures is not None:
+        check_table_path(failures, [data])
+    kept = work_dir / "prepared" if store is None and work_dir is not None else store
+    chosen = (tuple(participant_label or ()), tuple(session_label or ()), modality, config, set_)
+    work = Work(workers, scheduler, memory_gb, shard, failures)
+    if answer_bids_app(Request(bids, derivatives, level, *chosen, kept, max_failed_share, as_json, exclude, work)):
+        return
     recipe = load_recipe(config, modality, set_)
-    cohort = recipe.select(load_cohort(data))
-    where = open_store(store)
+    where, scans = open_store(kept), recipe.select(load_cohort(data, exclude)).scans()
+    if out_folder is not None:
+        write_out(scans, recipe, out_folder, where.folder, max_failed_share, work, as_json=as_json)
+        return
+    scans = take_shard(scans, shard)
+    who = choose_workers(recipe.prepare, workers, scheduler, memory_gb)
     story = Story(quiet=as_json)
-    story.stage(f"Preparing {len(cohort)} {recipe.modality} scans")
+    story.stage(f"Preparing {len(scans)} {recipe.modality} scans" + f" (share {shard})" * bool(shard))
     prepared = prepare_scans(
-        cohort.scans(), recipe.prepare, where, max_failed_share=max_failed_share, progress=story.preparing
+        scans, recipe.prepare, where, max_failed_share=ALL_MAY_FAIL, workers=who, progress=story.preparing
     )
+    write_failures(failures, scans, prepared.failures)
+    refuse_too_many_failures(prepared.failures, len(scans), max_failed_share)
     n_bytes = sum(volume.path.stat().st_size for volume in prepared.volumes.values())
     loss = max((volume.record["precision_loss"] for volume in prepared.volumes.values()), default=0.0)
     if as_json:
@@ -66,6 +136,7 @@ def preview(
     modality: Annotated[str, typer.Option(help="Which scans of the cohort.")] = "t1",
     config: Config = None,
     set_: Set = None,
+    exclude: Exclude = None,
     n_scans: Annotated[
         int, typer.Option("--n", min=1, max=20, help="Scans taken from the cohort, evenly over age.")
     ] = 3,
@@ -82,7 +153,7 @@ def preview(
     check_recipe(recipe)
     scans = [(path.name, path) for path in inputs or []]
     if not scans:
-        table = recipe.select(load_cohort(data)).table.sort_values("age")
+        table = recipe.select(load_cohort(data, exclude)).table.sort_values("age")
         table = table[table["path"] != ""]
         if table.empty:
             raise UsageError(f"The cohort {data} has no {recipe.modality} scans with a file")

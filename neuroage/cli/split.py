@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroage.cli.options import COHORT, SPLIT, AsJson, Overwrite, load_cohort, next_train
+from neuroage.cli.options import COHORT, SPLIT, AsJson, Exclude, Overwrite, load_cohort, next_train
 from neuroage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def split(
     modality: Annotated[
         str | None, typer.Option(help="Only subjects with a scan of this modality; may be several, as t1,tof.")
     ] = None,
+    exclude: Exclude = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws among the near-optimal sets.")] = 0,
     exact: Annotated[bool, typer.Option("--exact", help="By age: the optimum itself instead of a draw.")] = False,
     out_file: Annotated[Path, typer.Option("--out", help="Where the split is written, as CSV and JSON.")] = SPLIT,
@@ -116,7 +117,7 @@ def split(
         "official": official or None,
         "no_duplicates": no_duplicates or None,
     }
-    cohort = _with_modalities(load_cohort(cohort_file), modality)
+    cohort = _with_modalities(load_cohort(cohort_file, exclude), modality)
     if from_file is not None:
         _refuse_given({**of_ages, **of_groups}, "--from takes a split as it is")
         made = read_split(from_file, cohort)

@@ -15,6 +15,7 @@ from neuroage.cli.options import (
     SPLIT,
     AsJson,
     Data,
+    Exclude,
     Set,
     SplitFile,
     StoreFolder,
@@ -54,6 +55,7 @@ def tune(
         Path | None, typer.Option("--space", help="YAML file with the search space, instead of a section `tune`.")
     ] = None,
     set_: Set = None,
+    exclude: Exclude = None,
     modality: Annotated[str | None, typer.Option(help="Which scans: t1, tof, … (default: the recipe's)")] = None,
     fold: Annotated[
         int | None,
@@ -84,7 +86,7 @@ def tune(
     recipe = load_recipe(config, modality or modality_of(config), set_)
     space_to_search = _space(config, space, search)
     limit = None if timeout is None else parse_time(timeout)
-    cohort = load_cohort(data)
+    cohort = load_cohort(data, exclude)
     made = load_split(split, cohort)
     from neuroage.training.loop import Interrupted
     from neuroage.training.tune import tune as run

@@ -149,12 +149,8 @@ def _unfit(volume: DicomVolume, modality: str) -> str:
     for word in types[2:]:
         if word in NOT_MAGNITUDE:
             return NOT_MAGNITUDE[word]
-    if (
-        volume.series.kind in SCREENSHOT_KINDS
-        or "SECONDARY" in types[1:2]
-        and "LOCALIZER" not in types
-        and not _placed(volume)
-    ):
+    secondary = "SECONDARY" in types[1:2] and "LOCALIZER" not in types and not _placed(volume)
+    if secondary or volume.series.kind in SCREENSHOT_KINDS:
         return "a screenshot or other secondary picture"
     if "LOCALIZER" in types or modality == "localizer":
         return "a localizer"

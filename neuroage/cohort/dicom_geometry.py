@@ -51,11 +51,13 @@ class Grid:
         return float(i), float(j), float(k)
 
 
-def arrange_slices(frames: Sequence[Frame]) -> Grid:
+def arrange_slices(frames: Sequence[Frame], *, same_pixels: Callable[[Frame, Frame], bool] | None = None) -> Grid:
     """Bring slices into their order and make sure that they fill a regular grid.
 
     Args:
         frames: The slices of one volume, in any order.
+        same_pixels: Says whether two slices hold the same values, to tell a copy from another slice; asked only
+            about slices at one place.
 
     Raises:
         DataError: A slice is missing, is there twice, or differs from the others in size, direction, spacing or
@@ -68,7 +70,10 @@ def arrange_slices(frames: Sequence[Frame]) -> Grid:
     ordered, places = order_slices(frames)
     groups = repeated_slices(frames)
     if groups:
-        raise DataError(say_repeated(groups, len(frames)), expected="every slice once", fix="Keep one of each.")
+        what = say_repeated(groups, len(frames))
+        if same_pixels is not None:
+            what += f", with {'the same' if same_pixels(*groups[0][:2]) else 'different'} pixels"
+        raise DataError(what, expected="every slice once", fix="Keep one of each, or one volume.")
     _refuse_uneven(ordered, places)
     return Grid(tuple(ordered), _affine(ordered))
 

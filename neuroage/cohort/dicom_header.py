@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import secrets
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -124,10 +125,34 @@ def looks_like_dicom(path: Path) -> bool:
     return head[128:] == b"DICM" or (head[:2] == b"\x08\x00" and head[3:4] == b"\x00" and len(head) == HEAD_BYTES)
 
 
+_quiet = contextlib.ExitStack()
+_quiet_lock, _n_quiet = threading.Lock(), 0
+
+
 @contextlib.contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom from checking, warning and logging: its words quote values, which may be a patient's."""
-    import pydicom.config as config
+    """Keep pydicom from checking, warning and logging: its words quote values, which may be a patient's.
+
+    Warnings and settings belong to the whole process, so the first thread that enters sets them, and the last one that
+    leaves puts them back.
+    """
+    global _n_quiet
+    with _quiet_lock:
+        if _n_quiet == 0:
+            _quiet.enter_context(_silence())
+        _n_quiet += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _n_quiet -= 1
+            if _n_quiet == 0:
+                _quiet.close()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    from pydicom import config
 
     logger = logging.getLogger("pydicom")
     was, mode = logger.disabled, config.settings.reading_validation_mode
@@ -240,10 +265,10 @@ def _age(text: str, born: date | None, scanned: date | None) -> tuple[float, str
     return age, note
 
 
-def dicom_files(folder: Path) -> list[Path]:
-    """Give the files below a folder that may be DICOM, sorted; hidden ones and DICOMDIR are skipped."""
-    found: list[Path] = []
+def dicom_files(folder: Path) -> Iterator[Path]:
+    """Give the files below a folder that may be DICOM, folder by folder; hidden ones and DICOMDIR are skipped."""
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root) / name for name in files if not name.startswith(".") and name.upper() != "DICOMDIR"]
-    return sorted(found)
+        for name in sorted(files):
+            if not name.startswith(".") and name.upper() != "DICOMDIR":
+                yield Path(root) / name

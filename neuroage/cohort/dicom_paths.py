@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from neuroage.cohort.dicom_contrast import guess_contrast
 from neuroage.cohort.dicom_header import read_headers
 from neuroage.cohort.dicom_volumes import DicomVolume, group_volumes
-from neuroage.cohort.paths import split_volume
+from neuroage.cohort.image_files import split_volume
 from neuroage.errors import DataError, UsageError
 
 HEAD_BYTES = 1 << 16  # in which the uid of a series stands, before long private elements
 
 
-def path_of(volume: DicomVolume, others: Iterable[DicomVolume], files_in_folder: dict[Path, int]) -> Path | None:
+def path_of(volume: DicomVolume, sharing: Sequence[DicomVolume], n_in_folder: int) -> Path | None:
     """Give the path that names one volume in a cohort.
 
     Args:
         volume: The one to name.
-        others: Every volume of the same data set.
-        files_in_folder: How many DICOM images lie directly in each folder.
+        sharing: Every volume that has slices in its first file, itself among them, in their order.
+        n_in_folder: How many DICOM images lie in the folder of its first file.
 
     Returns:
         The folder when it holds nothing else; the first file, which stands for its volume, when the folder holds
@@ -30,10 +30,9 @@ def path_of(volume: DicomVolume, others: Iterable[DicomVolume], files_in_folder:
     folder = files[0].parent
     if any(file.parent != folder for file in files):
         return None
-    within = [other for other in others if files[0] in other.files]
-    if len(within) > 1:
-        return files[0].with_name(f"{files[0].name}#{within.index(volume) + 1}")
-    return folder if files_in_folder[folder] == len(files) and len(files) > 1 else files[0]
+    if len(sharing) > 1:
+        return files[0].with_name(f"{files[0].name}#{sharing.index(volume) + 1}")
+    return folder if n_in_folder == len(files) > 1 else files[0]
 
 
 def find_volume(path: Path) -> DicomVolume:

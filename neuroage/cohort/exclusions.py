@@ -36,7 +36,7 @@ def read_exclusions(path: str | os.PathLike[str]) -> dict[str, str]:
         UsageError: There is no such table.
         DataError: It has no column `scan_id`.
     """
-    table = read_table(path)
+    table = read_table(Path(path))
     columns = {str(name).strip().lower(): name for name in table.columns}
     if COLUMN not in columns:
         raise DataError(
@@ -71,7 +71,7 @@ def exclude(cohort: Cohort, path: str | os.PathLike[str]) -> Cohort:
     there = set(cohort.table[COLUMN])
     reasons = {scan_id: reason for scan_id, reason in excluded.items() if scan_id in there}
     if there and len(reasons) == len(there):
-        raise DataError(f"{Path(path)} excludes all {len(there)} scans of the cohort", fix="Take some out of the table.")
+        raise DataError(f"{Path(path)} excludes all {len(there)} scans of the cohort", fix="Take some out of it.")
     said = f"{len(reasons) or 'no'} {'scans' if len(reasons) > 1 else 'scan'} excluded"
     problems = [*cohort.problems, Problem(name, said, count_reasons(reasons))]
     if strangers := [scan_id for scan_id in excluded if scan_id not in there]:

@@ -64,12 +64,13 @@ def image_fault(path: Path) -> str:
     """Say what keeps a file from being an image without opening more than its first lines; "" when nothing does.
 
     Args:
-        path: An image file or a DICOM folder.
+        path: An image file, `FILE#2` for the second volume in one, or a DICOM folder.
 
     Returns:
         Words that follow the file name: "does not exist", "is a git-annex pointer …", "is a Git LFS pointer …",
         "is empty", "has no .img beside it"; or "".
     """
+    path, _ = split_volume(path)
     try:
         size = os.stat(path).st_size
     except OSError:
@@ -90,3 +91,16 @@ def image_fault(path: Path) -> str:
     if path.suffix.lower() == ".hdr" and not any(path.with_suffix(s).exists() for s in (".img", ".img.gz", ".IMG")):
         return "has no .img beside it"
     return ""
+
+
+def split_volume(path: Path) -> tuple[Path, int]:
+    """Part `FILE#2`, the second volume in a file that holds several, into the file and the number; 0 for no number.
+
+    Example:
+        >>> split_volume(Path("IM0001#2"))
+        (PosixPath('IM0001'), 2)
+    """
+    match = re.fullmatch(r"(.+)#([1-9]\d*)", path.name)
+    if match is None or os.path.lexists(path):
+        return path, 0
+    return path.with_name(match[1]), int(match[2])

@@ -27,6 +27,7 @@ class Layout:
         recognises: Whether a path holds this layout; cheap, reads names and at most a header, never raises.
         read: Path to cohort.
         order: Layouts of low order are asked first; the plain table, which recognises any table, comes last.
+        needs_age: Whether a data set in which nobody has an age or a label is refused.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Layout:
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Cohort]
     order: int = 10
+    needs_age: bool = True
 
 
 @cache
@@ -65,7 +67,8 @@ def read_source(source: Path, name: str = "auto") -> Cohort:
         raise UsageError(f"{source} does not exist", expected="a folder of scans or a table", fix="Check the path.")
     layout = layouts()[name] if name != "auto" else _recognised(source)
     cohort = layout.read(source)
-    if len(cohort) == 0 or (cohort.table["age"].isna().all() and not has_labels(cohort.table)):
+    useless = layout.needs_age and cohort.table["age"].isna().all() and not has_labels(cohort.table)
+    if len(cohort) == 0 or useless:
         raise DataError(_why_nothing(source, cohort))
     return cohort
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -46,16 +45,3 @@ def relative_paths(column: pd.Series, folder: Path) -> pd.Series:
         return name if folders[parent] == "." else f"{folders[parent]}/{name}".replace(os.sep, "/")
 
     return map_distinct(column, relative)
-
-
-def split_volume(path: Path) -> tuple[Path, int]:
-    """Part `FILE#2`, the second volume in a file that holds several, into the file and the number; 0 for no number.
-
-    Example:
-        >>> split_volume(Path("IM0001#2"))
-        (PosixPath('IM0001'), 2)
-    """
-    match = re.fullmatch(r"(.+)#([1-9]\d*)", path.name)
-    if match is None or os.path.lexists(path):
-        return path, 0
-    return path.with_name(match[1]), int(match[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from neuroage.cohort import Cohort, Split
 from neuroage.errors import UsageError
@@ -163,11 +163,15 @@ class Model:
                 fix=f"Use {other} with this task, or another task.",
             )
 
-    def predict(self, inputs: Inputs, *, force: bool = False) -> pd.DataFrame:
+    def predict(
+        self, inputs: Inputs, *, force: bool = False, prepare: Literal["recipe", "auto"] = "recipe"
+    ) -> pd.DataFrame:
         """Predict scans; each is checked first.
 
         Args:
             inputs: Image files, DICOM files or folders, folders of a known layout, tables, or a cohort.
+            prepare: `recipe`: scans are as the training scans were. `auto`: raw scans, with skull and in any pose, are
+                brought to lie and look like them first.
             force: Predict refused scans too.
 
         Returns:
@@ -180,7 +184,8 @@ class Model:
         """
         from neuroage.training.predict import predict
 
-        return predict(self.run, self._gather(inputs), store=self._open_store(), force=force).table
+        gathered = self._gather(inputs)
+        return predict(self.run, gathered, store=self._open_store(), prepare=prepare, force=force).table
 
     def explain(
         self, inputs: Inputs, *, method: str = "gradcam", target: str | None = None, layer: str | None = None

@@ -99,9 +99,7 @@ def make_labels(ids: Iterable[str]) -> dict[str, str]:
     plain = {name: re.sub(r"[^a-zA-Z0-9]+", "", re.sub(r"^(sub|ses)-", "", name)) for name in dict.fromkeys(ids)}
     count = Counter(label.lower() for label in plain.values())  # some file systems know no difference of case
     return {
-        name: label
-        if not name or (label and count[label.lower()] == 1)
-        else label + digest_text(name)[:_HASH_DIGITS]
+        name: label if not name or (label and count[label.lower()] == 1) else label + digest_text(name)[:_HASH_DIGITS]
         for name, label in plain.items()
     }
 

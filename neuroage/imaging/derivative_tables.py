@@ -1,4 +1,4 @@
-"""What stands beside the subjects of a data set of derivatives: its description, participants, and a table of all scans."""
+"""What stands beside the subjects of a data set of derivatives: description, participants, a table of all scans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def write_description(folder: Path, bids_folder: Path | None = None) -> None:
     described = _read_json(folder / DESCRIPTION)
     if bids_folder is not None and folder.resolve() == bids_folder.resolve():
         raise UsageError(
-            f"{folder} holds the scans themselves", fix=f"Write to a folder of its own, such as {folder}/derivatives/neuroage."
+            f"{folder} holds the scans themselves",
+            fix=f"Write to a folder of its own, such as {folder}/derivatives/neuroage.",
         )
     if described and described.get("DatasetType") != "derivative":
         raise UsageError(f"{folder} holds a data set that is no derivative", fix="Choose another folder.")
@@ -53,7 +54,11 @@ def write_description(folder: Path, bids_folder: Path | None = None) -> None:
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [
-            {"Name": "neuroage", "Version": neuroage.__version__, "Description": "registration, brain mask, intensities"}
+            {
+                "Name": "neuroage",
+                "Version": neuroage.__version__,
+                "Description": "prepared scans",
+            }
         ],
         **({"SourceDatasets": [{"URL": links[LINK]}], "DatasetLinks": links} if links else {}),
     }
@@ -61,7 +66,9 @@ def write_description(folder: Path, bids_folder: Path | None = None) -> None:
         write_json(folder / DESCRIPTION, content)
 
 
-def write_participants(folder: Path, scans: Sequence[Scan], names: dict[str, ScanName], bids_folder: Path | None) -> None:
+def write_participants(
+    folder: Path, scans: Sequence[Scan], names: dict[str, ScanName], bids_folder: Path | None
+) -> None:
     """Write `participants.tsv` of all who are done, and copy their files of sessions.
 
     Rows are those of the source's own table; of scans that lie elsewhere they are made of what the cohort knows.
@@ -155,7 +162,9 @@ def _people_in(text: str) -> dict[str, dict[str, str]]:
     for row in csv.DictReader(io.StringIO(text), delimiter="\t"):
         given = str(row.get("participant_id") or "").strip()
         name = given if given.startswith("sub-") else f"sub-{given}"
-        people[name] = {key: value for key, value in row.items() if key and value is not None} | {"participant_id": name}
+        people[name] = {key: value for key, value in row.items() if key and value is not None} | {
+            "participant_id": name
+        }
     return people
 
 

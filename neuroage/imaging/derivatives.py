@@ -25,6 +25,7 @@ from neuroage.cohort import Scan
 from neuroage.errors import DataError
 from neuroage.files import atomic_path, digest_text, write_json
 from neuroage.imaging.derivative_names import SUFFIXES, ScanName, name_scans, resolution_label
+from neuroage.imaging.locks import hold
 from neuroage.imaging.prepare import STEPS_VERSION, Prepared
 from neuroage.imaging.registration.mni152 import SPACE
 from neuroage.imaging.registration.transform import write_transform
@@ -93,21 +94,33 @@ def prepare_and_write(
     name = name or name_scans([scan])[scan.scan_id]
     companions = companions or companions_of(scan, recipe)
     sidecar = place_sidecar(name, recipe, out_folder)
-    found = read_sidecar(sidecar)
-    if found and found["digest"] == _digest(recipe) and found["source"] == _source(scan.path, companions):
-        return Written(scan.scan_id, sidecar, False, found["problem"])
-    start = time.perf_counter()
-    store = Store(store_folder) if store_folder is not None else None
-    if store is not None and companions.found is None:
-        companions = replace(companions, found=store.folder / "found")
-    prepared = prepare_image(scan.path, recipe, companions)
-    if store is not None and store.get(scan.path, recipe, companions) is None:
-        store.put(scan.path, recipe, prepared, companions)
-    seconds = time.perf_counter() - start
-    write_derivatives(
-        prepared, scan, out_folder, recipe, name=name, companions=companions, bids_folder=bids_folder, seconds=seconds
-    )
+    with hold(sidecar.with_name(f".{sidecar.name}.lock")):
+        found = read_sidecar(sidecar)
+        if found and found["digest"] == _digest(recipe) and found["source"] == _source(scan.path, companions):
+            return Written(scan.scan_id, sidecar, False, found["problem"])
+        start = time.perf_counter()
+        prepared = _prepared(scan.path, recipe, companions, store_folder)
+        write_derivatives(
+            prepared,
+            scan,
+            out_folder,
+            recipe,
+            name=name,
+            companions=companions,
+            bids_folder=bids_folder,
+            seconds=time.perf_counter() - start,
+        )
     return Written(scan.scan_id, sidecar, True, prepared.problem)
+
+
+def _prepared(path: Path, recipe: Prepare, companions: Companions, store_folder: Path | None) -> Prepared:
+    if store_folder is None:
+        return prepare_image(path, recipe, companions)
+    store = Store(store_folder)
+    prepared = prepare_image(path, recipe, replace(companions, found=companions.found or store.folder / "found"))
+    if store.get(path, recipe, companions) is None:
+        store.put(path, recipe, prepared, companions)
+    return prepared
 
 
 class ToWrite(NamedTuple):
@@ -157,49 +170,34 @@ def write_derivatives(
         raise DataError(f"{scan.scan_id}: the cohort names no file for it")
     name = name or name_scans([scan])[scan.scan_id]
     companions = companions or Companions()
-    sidecar, space = place_sidecar(name, recipe, folder), _space(recipe)
+    sidecar, code = place_sidecar(name, recipe, folder), _space(recipe).code
     sidecar.unlink(missing_ok=True)  # what it says of the files is no longer true from here on
     written = []
     for key, matrix in prepared.transforms.items():
-        path = name.place(folder, ".txt", suffix="xfm", space="", source=name.suffix, to=_target(key, recipe), mode="image")
-        write_transform(path, matrix)
-        written.append(path)
-    sources = [_uri(path, bids_folder) for path in (scan.path, companions.reference, companions.mask) if path is not None]
-    common = {
-        "Sources": sources,
-        "SpatialReference": _uri(companions.reference, bids_folder)
-        if space.code == ALIGNED and companions.reference
-        else space.reference,
-        "Resolution": " × ".join(f"{value:g}" for value in recipe.spacing) + " mm",
-    }
+        ends = {"space": "", "source": name.suffix, "to": _target(key, recipe), "mode": "image"}
+        written.append(name.place(folder, ".txt", suffix="xfm", **ends))
+        write_transform(written[-1], matrix)
+    common = _common(scan.path, companions, recipe, bids_folder)
     if prepared.mask is not None:
         path = name.place(folder, suffix="mask", **_entities(recipe), desc=_brain_label(name))
-        _write_image(path, prepared.mask.astype(np.uint8), prepared.affine, space.code)
-        about = {"Description": "Mask of the brain, on the grid of the prepared scan", "Type": "Brain", **common}
-        write_json(_json(path), about)
-        written += [path, _json(path)]
+        _write_image(path, prepared.mask.astype(np.uint8), prepared.affine, code)
+        about = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+        write_json(about, {"Description": "Brain, on the grid of the prepared scan", "Type": "Brain", **common})
+        written += [path, about]
     image = sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
     data = prepared.data[0] if len(prepared.data) == 1 else prepared.data.transpose(1, 2, 3, 0)
-    _write_image(image, data, prepared.affine, space.code)
-    write_json(
-        sidecar,
-        {
-            "Description": f"Prepared {name.suffix} scan, as a network takes it",
-            **common,
-            "SkullStripped": recipe.brain is not None,
-            OWN: {
-                "digest": _digest(recipe),
-                "source": _source(scan.path, companions),
-                "scan_id": scan.scan_id,
-                "problem": prepared.problem,
-                "left_out": bool(prepared.problem) and not (recipe.registration and recipe.registration.on_failure == "keep"),
-                "seconds": None if seconds is None else round(seconds, 2),
-                **_parts(prepared.record),
-                "recipe": recipe.model_dump(mode="json", exclude_none=True),
-                "versions": _versions(),
-            },
-        },
-    )
+    _write_image(image, data, prepared.affine, code)
+    own = {
+        "digest": _digest(recipe),
+        "source": _source(scan.path, companions),
+        "scan_id": scan.scan_id,
+        "seconds": None if seconds is None else round(seconds, 2),
+        **_found(prepared, recipe),
+        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "versions": _versions(),
+    }
+    what = {"Description": f"Prepared {name.suffix} scan", **common, "SkullStripped": recipe.brain is not None}
+    write_json(sidecar, {**what, OWN: own})
     return [*written, image, sidecar]
 
 
@@ -220,6 +218,11 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
         return None
     image = path.with_name(path.name.removesuffix(".json") + ".nii.gz")
     return own if isinstance(own, dict) and image.exists() else None
+
+
+def is_left_out(problem: str, recipe: Prepare) -> bool:
+    """Say whether a scan with this problem should not be used, as the recipe wants it."""
+    return bool(problem) and not (recipe.registration is not None and recipe.registration.on_failure == "keep")
 
 
 def _entities(recipe: Prepare) -> dict[str, str]:
@@ -275,8 +278,17 @@ def _write_image(path: Path, data: np.ndarray, affine: np.ndarray, code: int) ->
         nib.save(image, temporary)
 
 
-def _json(image: Path) -> Path:
-    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+def _common(path: Path, companions: Companions, recipe: Prepare, bids_folder: Path | None) -> dict[str, Any]:
+    """Say what the JSON files of image and mask have in common."""
+    beside = [file for file in (companions.reference, companions.mask) if file is not None]
+    space, reference = _space(recipe), _space(recipe).reference
+    if space.code == ALIGNED and companions.reference is not None:
+        reference = _uri(companions.reference, bids_folder)
+    return {
+        "Sources": [_uri(file, bids_folder) for file in (path, *beside)],
+        "SpatialReference": reference,
+        "Resolution": " × ".join(f"{value:g}" for value in recipe.spacing) + " mm",
+    }
 
 
 def _uri(path: Path, bids_folder: Path | None) -> str:
@@ -299,12 +311,13 @@ def _source(path: Path, companions: Companions) -> str:
     return digest_text("|".join(f"{file.name}{identity(file).removeprefix(str(file.resolve()))}" for file in files))
 
 
-def _parts(record: dict[str, Any]) -> dict[str, Any]:
-    apart = ("steps", "registration")
+def _found(prepared: Prepared, recipe: Prepare) -> dict[str, Any]:
+    """Give what the steps found: their own list, and the rest of the record."""
     return {
-        "steps": record.get("steps", []),
-        "quality": record.get("registration", {}),
-        "record": {key: value for key, value in record.items() if key not in apart},
+        "problem": prepared.problem,
+        "left_out": is_left_out(prepared.problem, recipe),
+        "steps": prepared.record.get("steps", []),
+        "record": {key: value for key, value in prepared.record.items() if key != "steps"},
     }
 
 

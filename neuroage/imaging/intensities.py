@@ -101,3 +101,10 @@ def otsu_threshold(data: np.ndarray) -> float:
         best == best.max()
     )  # empty bins between the classes are all equally good: take their middle
     return float(edges[1:-1][plateau].mean())
+
+
+def one_channel(data: np.ndarray) -> np.ndarray:
+    """Show channels (C, I, J, K) as one volume (I, J, K): interval number times share, so that fluid is dark again."""
+    if len(data) == 1:
+        return data[0]
+    return np.einsum("cijk,c->ijk", data, np.arange(1, len(data) + 1) / len(data))

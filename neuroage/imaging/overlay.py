@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from neuroage.files import atomic_path
-from neuroage.imaging.preview import one_channel
+from neuroage.imaging.intensities import one_channel
 
 SHOWN = 99.8  # percentile of a map's strength that gets the full colour: a single pixel shall not pale the rest
 FAINTEST, FULL, STRONGEST = 0.08, 0.7, 0.8  # strength at which colour begins and is full; how much it then covers

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from neuroage.cohort import Scan
 from neuroage.errors import DataError, NeuroageError
-from neuroage.imaging.machine import usable_cores
+from neuroage.imaging.machine import BYTES_A_GB, usable_cores
 from neuroage.imaging.steps.companions import Companions, companions_of
 from neuroage.imaging.store import PreparedElsewhere, Store, StoredVolume
 from neuroage.imaging.workers import Workers, run_jobs
@@ -166,7 +166,8 @@ def _n_voxels(path: str) -> int:
     import nibabel as nib
 
     try:
-        return math.prod(nib.load(path).shape)
+        image: Any = nib.load(path)
+        return math.prod(image.shape)
     except Exception:  # another format, or a broken file, which is for the job to say
         return _n_bytes(path)  # of two bytes a voxel, and packed to half of that at most times
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from neuroage.files import atomic_path
+from neuroage.imaging.intensities import one_channel
 from neuroage.imaging.prepare import Prepared
 from neuroage.runs.recipe import Recipe
 
@@ -105,13 +106,6 @@ def _open_picture(file: str | os.PathLike[str], recipe: Any) -> tuple[np.ndarray
     except DataError as error:
         raise DataError(f"{file}: {error.what}", expected=error.expected, fix=error.fix) from None
     return picture.data / picture.full_scale, picture.spacing_mm, prepared
-
-
-def one_channel(data: np.ndarray) -> np.ndarray:
-    """Show channels (C, I, J, K) as one volume (I, J, K): interval number times share, so that fluid is dark again."""
-    if len(data) == 1:
-        return data[0]
-    return np.einsum("cijk,c->ijk", data, np.arange(1, len(data) + 1) / len(data))
 
 
 def _window_of_volume(channels: np.ndarray) -> tuple[float, float, bool]:

@@ -51,7 +51,8 @@ class Readied:
         mask: True in the brain, shape (I, J, K); None where none was asked for.
         transforms: Name of a space → matrix, its millimetres to the scan's.
         steps: What was done, in order, JSON-ready.
-        problem: Why the result should not be used; "" where nothing is known.
+        problems: What speaks against the result, in words.
+        keeps: Whether it shall be used all the same.
     """
 
     volume: Volume
@@ -59,14 +60,20 @@ class Readied:
     mask: np.ndarray | None = None
     transforms: dict[str, np.ndarray] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
-    problem: str = ""
+    problems: tuple[str, ...] = ()
+    keeps: bool = False
+
+    @property
+    def problem(self) -> str:
+        """Why the result should not be used; "" where nothing is known, or where it shall be used all the same."""
+        return "" if self.keeps else "; ".join(self.problems)
 
     @property
     def record(self) -> dict[str, Any]:
         """What was done and measured, for the preparation's record; empty where nothing was asked for."""
         if not self.steps:
             return {}
-        return {"steps": self.steps, "problem": self.problem}
+        return {"steps": self.steps, "problem": "; ".join(self.problems)}
 
 
 def make_ready(
@@ -233,7 +240,8 @@ class _Job:
 
     def readied(self) -> Readied:
         volume = self.volume if self.to_space is None else place(self.volume, self.to_space)
-        return Readied(volume, self.frame, self.mask, self.transforms, self.steps, "; ".join(self.problems))
+        keeps = self.recipe.registration is not None and self.recipe.registration.on_failure == "keep"
+        return Readied(volume, self.frame, self.mask, self.transforms, self.steps, tuple(self.problems), keeps)
 
 
 def stripped(volume: Volume, mask: np.ndarray) -> Volume:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
+from neuroage.cohort.dicom_header import looks_like_dicom
+from neuroage.cohort.image_files import split_volume
 from neuroage.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -70,14 +72,15 @@ class _Stored(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], *, nonfinite: str = "refuse") -> Volume:
-    """Read one scan: NIfTI, Analyze, MGZ, NRRD, MetaImage or a folder with one DICOM series.
+    """Read one scan: NIfTI, Analyze, MGZ, NRRD, MetaImage or DICOM, classic or enhanced.
 
     Axes are permuted and flipped to the nearest RAS+ orientation, never interpolated: an oblique scan keeps its
     oblique affine. A 4-D file with one volume is taken as 3-D. Intensities are the scaled ones (`scl_slope`, rescale
     slope).
 
     Args:
-        path: The file, or the folder that holds a DICOM series.
+        path: The file. Of DICOM: the folder that holds one series; or one file of a series, which stands for all its
+            slices in that folder; or `FILE#2`, the second volume of those in an enhanced file.
         nonfinite: "refuse" raises on NaN or infinite voxels; "zero" sets them to 0, as tools that write NaN outside
             the brain intend.
 
@@ -92,7 +95,7 @@ def read(path: str | os.PathLike[str], *, nonfinite: str = "refuse") -> Volume:
     import nibabel as nib
 
     path = Path(path)
-    if not path.exists():
+    if not split_volume(path)[0].exists():
         raise UsageError(f"No such scan: {path}", fix="Check the path, or index the cohort again.")
     with _one_error(path):
         stored = _load(path)
@@ -129,12 +132,12 @@ def _one_error(path: Path) -> Iterator[None]:
 
 def _load(path: Path) -> _Stored:
     name = path.name.lower()
-    if path.is_dir():
-        return _load_dicom_series(path)
-    if name.endswith(NIBABEL_SUFFIXES):
+    if name.endswith(NIBABEL_SUFFIXES) and path.is_file():
         return _load_nibabel(path)
-    if name.endswith(ITK_SUFFIXES) or name.endswith(DICOM_SUFFIXES):
+    if name.endswith(ITK_SUFFIXES) and path.is_file():
         return _load_itk(path)
+    if path.is_dir() or name.endswith(DICOM_SUFFIXES) or looks_like_dicom(split_volume(path)[0]):
+        return _load_dicom(path)
     raise UsageError(
         f"{path}: unknown image format", expected=f"one of {', '.join(SUFFIXES)} or a folder with a DICOM series"
     )
@@ -234,24 +237,11 @@ def _load_itk(path: Path) -> _Stored:
     return _from_itk(sitk.ReadImage(str(path)), path)
 
 
-def _load_dicom_series(folder: Path) -> _Stored:
-    import SimpleITK as sitk
+def _load_dicom(path: Path) -> _Stored:
+    from neuroage.imaging.dicom_series import open_dicom
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    names = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not names:
-        raise DataError(
-            f"{folder}: holds no DICOM series", expected="a folder with the slices of one series, or an image file"
-        )
-    series = {name: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), name) for name in names}
-    if len(series) > 1:
-        sizes = ", ".join(str(len(files)) for files in series.values())
-        raise DataError(
-            f"{folder}: holds {len(series)} DICOM series ({sizes} slices)",
-            expected="one series in a folder",
-            fix="Put each series into its own folder.",
-        )
-    return _from_itk(sitk.ReadImage(next(iter(series.values()))), folder)
+    found = open_dicom(path)
+    return _Stored(found.shape, found.affine, found.planes, found.slope, found.intercept)
 
 
 def _from_itk(image: Any, path: Path) -> _Stored:

@@ -1,7 +1,7 @@
 """Who does many jobs of one kind: threads of this process, processes of this machine, or a Dask cluster.
 
-One seam, `run_jobs`, gives the results as they come. A job's own error is its result; so is the death of its worker (out
-of memory, a crash in a library), which costs the other jobs nothing.
+One seam, `run_jobs`, gives the results as they come. A job's own error is its result, and so is the death of its worker
+(out of memory, a crash in a library), which costs the other jobs nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from neuroage.imaging.machine import BYTES_A_GB, cap_threads, free_memory_gb, on
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+FEWEST_FOR_PROCESSES = 4  # jobs; a process takes a second or two to start
 JOBS_ON_THE_WAY = 1_000  # sent to a cluster ahead of their results; each takes a kilobyte or two
 
 
@@ -36,8 +37,9 @@ class Workers:
 
     Attributes:
         n: How many work at once on this machine; as many as there are usable cores when None.
-        processes: Processes instead of threads: for long jobs, and so that a crash costs one scan. A script that asks
-            for them needs `if __name__ == "__main__":` around its calls.
+        processes: Processes instead of threads: for long jobs, and so that a crash costs one scan. Less than four jobs
+            have threads all the same, unless `n` or `memory_gb` is given. A script that asks for processes needs
+            `if __name__ == "__main__":` around its calls.
         scheduler: Address of a Dask scheduler (`tcp://host:8786`), or the file that it wrote (`.json`); its workers
             then do the work, and `n` and `memory_gb` are theirs to set. They need neuroage and the same file system.
         memory_gb: The most that one process may take. No more processes start than fit into the machine's free
@@ -108,7 +110,8 @@ def run_jobs(
         yield from _on_cluster(function, jobs, workers.scheduler)
         return
     n_workers = min(workers.how_many(need_gb), len(jobs))
-    if workers.processes:
+    left_open = workers.n is None and workers.memory_gb is None
+    if workers.processes and not (left_open and len(jobs) < FEWEST_FOR_PROCESSES):
         yield from _in_processes(function, jobs, n_workers, workers.memory_gb)
     else:
         yield from _in_threads(function, jobs, n_workers)
@@ -256,16 +259,17 @@ def _on_cluster(
             running[future] = place
             return future
 
-        finished = distributed.as_completed([submit(*following) for following in islice(coming, JOBS_ON_THE_WAY)])
+        first = [submit(*following) for following in islice(coming, JOBS_ON_THE_WAY)]
+        finished = distributed.as_completed(first, loop=client.loop)
         try:
             for future in finished:
-                place, error = running.pop(future), future.exception()
-                if error is None:
+                place, failure = running.pop(future), future.exception()
+                if failure is None:
                     yield place, future.result()
-                elif isinstance(error, distributed.scheduler.KilledWorker):
+                elif isinstance(failure, distributed.scheduler.KilledWorker):
                     yield place, _lost()
                 else:
-                    raise error
+                    raise failure
                 if following := next(coming, None):
                     finished.add(submit(*following))
         finally:

@@ -275,6 +275,11 @@ class Run:
         return self._path("contract.safetensors")
 
     @property
+    def template_path(self) -> Path:
+        """The mean of the training scans, which raw scans are registered to."""
+        return self._path("template.safetensors")
+
+    @property
     def selftest(self) -> dict[str, Any]:
         """What a golden phantom gave at the end of training; empty in runs of before."""
         return self._content("selftest.json") if self._path("selftest.json").is_file() else {}

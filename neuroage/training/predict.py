@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from neuroage.training.inference import complete_leaves, load_network, run_netwo
 from neuroage.training.observer import Observer
 from neuroage.training.plan import Plan
 from neuroage.training.scoring import predictions_table
+from neuroage.training.template import preparation_for_raw
 
 MOST_COMPARED = 5000  # pictures whose contents are compared before an evaluation: some 20 seconds
 NEAR_YEARS = 5.0  # to each side: how far the nearest training subjects of a prediction may be and still say much
@@ -56,6 +58,7 @@ def predict(
     cohort: Cohort,
     *,
     store: Store | None = None,
+    prepare: Literal["recipe", "auto"] = "recipe",
     max_failed_share: float = 0.1,
     force: bool = False,
     observer: Observer | None = None,
@@ -68,6 +71,8 @@ def predict(
         run: A complete run.
         cohort: Scans of the run's modality; ages and labels may be missing.
         store: Prepared volumes; the user's cache folder when None.
+        prepare: `recipe` prepares scans as the training scans were; `auto` takes raw scans, in any pose and with their
+            skulls, and first brings them to lie and look like the training scans, see `preparation_for_raw`.
         max_failed_share: Share of scans that may fail to be read.
         force: Predict refused scans too; their verdict and concerns stay.
         observer: Receives news.
@@ -82,9 +87,11 @@ def predict(
     if run.is_parent and not run.complete:
         observer.note(f"{run.folder} is not finished: {len(leaves)} of its members predict, the others are left out.")
     recipe = leaves[0].recipe
+    store = store or Store()
+    steps = preparation_for_raw(leaves[0], store) if prepare == "auto" else recipe.prepare
     observer.stage(f"Preparing {len(cohort)} scans")
     prepared = prepare_scans(
-        cohort.scans(), recipe.prepare, store or Store(), max_failed_share=max_failed_share, progress=observer.preparing
+        cohort.scans(), steps, store, max_failed_share=max_failed_share, progress=observer.preparing
     )
     everyone = cohort.table.set_index("scan_id", drop=False).loc[list(prepared.volumes)].assign(set="new")
     everyone = everyone.drop(columns="group", errors="ignore")  # the split's groups alone are meant by that name

@@ -20,6 +20,7 @@ from neuroage.training.check import make_contract
 from neuroage.training.checkpoint import save_checkpoint
 from neuroage.training.inference import run_network
 from neuroage.training.job import SCORED, Job
+from neuroage.training.template import TrainingTemplate
 from neuroage.training.plan import Plan
 from neuroage.training.selftest import record_selftest
 
@@ -54,6 +55,8 @@ def score(job: Job, fabric: Fabric, network: Network) -> None:
     run.save_predictions(blend(table, [*beside.values()][-1], recipe.predict.ridge_share))
     ages = training_rows["age"].dropna().to_numpy(dtype=float)
     make_contract(run, fabric, network, training_volumes, ages, n_at_once)
+    if recipe.prepare.kind == "volume":
+        TrainingTemplate.of(training_volumes, recipe.prepare).save(run.template_path)
     record_selftest(run, fabric, network, task)
     selected_on = SELECTED_ON.get(recipe.training.select, "validation")
     run.update(selected_on=selected_on, status="scored")

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def write_qc(
     overlays, notes = gathered.overlays()
     gathered.add_likeness()
     if missing:
-        notes.append(f"{len(missing)} of {len(scans)} scans are not prepared. Prepare them with `{command}`")
+        notes.append(f"Not prepared: {len(missing)} of {len(scans)} scans. `{command}` prepares them.")
     worst = write_page(
         gathered.rows,
         sheet,
@@ -132,7 +133,7 @@ class _Gathered:
         except (NeuroageError, OSError, ValueError) as error:
             row.problem = str(error)
         finally:
-            row.problem = _without_paths(row.problem)
+            row.problem = _without_paths(row.problem, scan.path)
 
     def _find(self, scan: Scan, store: Store) -> StoredVolume | None:
         if scan.path is None:
@@ -157,26 +158,25 @@ class _Gathered:
             self.grid_of[place] = key
 
     def overlays(self) -> tuple[list[tuple[str, str]], list[str]]:
-        """Trace the outlines: of the template where scans lie on it, else of the cohort's mean; and notes about them."""
+        """Trace the outlines, of the template where scans lie on it, else of the cohort's mean; and notes on them."""
         found, notes, number = list[tuple[str, str]](), list[str](), dict[tuple[float, ...], int]()
         try:
             for key in list(self.grids)[:MAX_OVERLAYS]:
                 number[key] = len(found)
                 found.append(("MNI152 template", trace_template(self.sheet, self.grids[key])))
         except UsageError as error:
+            number.clear()
             notes.append(f"No outlines of the template: {error}")
-        n_fine = sum(not self.rows[place].problem for place in self.thumbnails)
-        mean = -1
-        if len(number) < len(self.grids) or len(self.grid_of) < len(self.thumbnails):
-            if self.sum is not None and n_fine >= FEWEST_FOR_MEAN and (code := self._mean_outline()):
-                mean = len(found)
-                found.append(("outline of the cohort's mean", code))
+        if any(self.grid_of.get(place) not in number for place in self.thumbnails) and (code := self._mean_outline()):
+            found.append(("outline of the cohort's mean", code))
+        mean = len(found) - 1 if len(found) > len(number) else -1
         for place in self.thumbnails:
-            self.rows[place].overlay = number.get(self.grid_of[place], mean) if place in self.grid_of else mean
+            self.rows[place].overlay = number.get(self.grid_of.get(place, ()), mean)
         return found, notes
 
     def _mean_outline(self) -> str:
-        return trace_mean(self.sheet, self.sum) if self.sum is not None else ""
+        fine = sum(not self.rows[place].problem for place in self.thumbnails)
+        return trace_mean(self.sheet, self.sum) if self.sum is not None and fine >= FEWEST_FOR_MEAN else ""
 
     def add_likeness(self) -> None:
         """Correlate each picture with the mean of those without a problem."""
@@ -196,6 +196,8 @@ def _problem_in(record: Mapping[str, Any]) -> str:
     return str(registration.get("problem") or "") if isinstance(registration, Mapping) else ""
 
 
-def _without_paths(text: str) -> str:
+def _without_paths(text: str, path: Path | None) -> str:
     """Set a reason in one line without the paths in it: folders and files may carry names, and pages travel."""
-    return " ".join(re.sub(r"[^\s'\"]*[/\\][^\s'\";:,]+", "…", text).split())
+    for known in (str(path), path.name) if path is not None else ():
+        text = text.replace(known, "…")
+    return " ".join(re.sub(r"[^\s'\"]*[/\\][^\s'\";:,]+", "…", text).split()).removeprefix("…: ")

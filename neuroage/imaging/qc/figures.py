@@ -18,8 +18,11 @@ N_JUDGED = 3  # figures whose z make the oddness: one alone is often chance
 FLOOR = 0.01  # of the median: a spread below it is no spread (all scans of one scanner, and rounding)
 HIGH_IS_GOOD = ("similarity", "correlation", "overlap", "coverage", "dice", "likeness")  # only a low one is odd
 LOW_IS_GOOD = ("seconds", "cost", "distance")  # never judged: they tell of the search, not of the scan
-GEOMETRY = ("voxel_mm", "voxel_ratio", "field_mm_r", "field_mm_a", "field_mm_s", "brightness", "distinct_values",
-            "negative_share", "border_level", "background_share")  # fmt: skip  # how a file was written, not how good it is
+# How a file was written, not how good it is.
+GEOMETRY = (
+    "voxel_mm", "voxel_ratio", "field_mm_r", "field_mm_a", "field_mm_s", "brightness", "distinct_values",
+    "negative_share", "border_level", "background_share",
+)  # fmt: skip
 
 # What is known of a figure: name, unit, meaning. Others are shown under their own name.
 KNOWN: dict[str, tuple[str, str, str]] = {
@@ -153,7 +156,8 @@ def _judge(column: Column) -> None:
     if known.size < FEWEST:
         column.judged = False
         return
-    spread = 1.4826 * float(np.median(np.abs(known - middle)))
+    away = np.abs(known - middle)
+    spread = 1.4826 * float(np.median(away)) or 1.2533 * float(away.mean())  # half of them may well be equal
     spread = max(spread, FLOOR * abs(middle))
     if spread > 0:
         column.z = np.clip((values - middle) / spread, -FURTHEST, FURTHEST)

@@ -230,12 +230,13 @@
       $("large-picture").replaceChildren(...(pictures[place] ? [picture(place, { disabled: true })] : []));
     }
     $("large-tick").replaceChildren(tickBox(place, "Exclude"), ...(ticks.has(scan.id) ? [reasons(place)] : []));
+    $("large-usual").textContent = "Beside each figure: where the middle 90 % of the cohort lie, and z where the scan lies far out.";
     $("large-figures").replaceChildren(...columns.map((column, index) => {
       const far = z[index][place], usual = column.usual;
       return element("div", { class: isOdd(index, place) ? "cell-odd" : null, title: column.meaning || column.key },
         element("span", {}, column.label + (column.unit ? `, ${column.unit}` : "")),
         element("b", {}, shown(values[index][place])),
-        element("small", {}, usual ? `${shown(usual[1])} – ${shown(usual[2])}` + (far != null && isOdd(index, place) ? `  z ${signed(far)}` : "") : ""));
+        element("small", {}, usual ? `${shown(usual[1])} – ${shown(usual[2])}` + (isOdd(index, place) ? ` · z ${signed(far)}` : "") : ""));
     }));
     if (!$("large").open) $("large").showModal();
     else if (inTick) ($("large-tick").querySelector("." + (focused || "tick")) || $("large-tick").querySelector(".tick"))?.focus();

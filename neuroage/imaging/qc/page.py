@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -112,8 +113,7 @@ def write_page(
         "PICTURES": "\n".join(row.picture for row in rows),
         "SCRIPT": _room("page.js"),
     }
-    pieces = _room("page.html").split("{{")
-    write_text(path, pieces[0] + "".join(parts[name] + rest for name, _, rest in (p.partition("}}") for p in pieces[1:])))
+    write_text(path, re.sub(r"\{\{([A-Z]+)\}\}", lambda found: parts[found[1]], _room("page.html")))
     return [rows[place].scan_id for place in worst_first(rows, odd)]
 
 

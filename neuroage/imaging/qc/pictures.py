@@ -186,7 +186,8 @@ def lines_at(picture: np.ndarray, level: float, pixel_mm: float, corner_mm: tupl
 
 
 # Amber and sky blue of Okabe and Ito (2008), which the colour-blind tell apart, on gray too.
-STROKES = {"outline": ("#ffb000", 1.2, 0.95), "inner": ("#56b4e9", 0.8, 0.8)}
+# Widths are those on the screen, at any size of the picture.
+STROKES = {"outline": ("#ffb000", 1.2, 0.95), "inner": ("#56b4e9", 0.8, 0.75)}
 
 
 def svg(sheet: Sheet, parts: Sequence[tuple[str, Iterable[np.ndarray]]]) -> str:
@@ -196,5 +197,6 @@ def svg(sheet: Sheet, parts: Sequence[tuple[str, Iterable[np.ndarray]]]) -> str:
     for name, lines in parts:
         colour, width, opacity = STROKES[name]
         path = "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) for line in lines)
-        text += f'<path d="{path}" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}"/>'
+        text += f'<path d="{path}" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}" '
+        text += 'vector-effect="non-scaling-stroke"/>'
     return base64.b64encode(f"{text}</svg>".encode()).decode("ascii")

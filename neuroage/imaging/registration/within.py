@@ -19,8 +19,8 @@ from neuroage.imaging.registration.align import Fit, Picture, Points, coarsen, d
 from neuroage.imaging.registration.result import Registration
 from neuroage.imaging.registration.transform import apply, describe, mean_distance_mm
 
-LEVELS_MM = (8.0, 4.0, 2.0)
-N_FOLLOWED = 8  # best starts that are followed at the coarsest level; more found nothing new on moved phantoms
+LEVELS_MM = (6.0, 4.0, 2.0)
+N_FOLLOWED = 24  # best starts that are followed at the coarsest level; more found nothing new on moved phantoms
 TURN_DEG, SHIFT_MM = 22.0, 20.0  # between starts; what the coarsest level reaches
 
 
@@ -45,7 +45,7 @@ def register_within(moving: Volume, fixed: Volume) -> Registration:
     starts = sorted(starts, key=lambda fit: -fit.score)[:N_FOLLOWED]
     found = _distinct([refine(points, picture, fit.matrix, "rigid") for fit in [header, *starts]], points)
     points, picture = _level(moving, fixed, LEVELS_MM[1])
-    found = _distinct([refine(points, picture, fit.matrix, "rigid") for fit in found[:3]], points)
+    found = _distinct([refine(points, picture, fit.matrix, "rigid") for fit in found[:12]], points)
     points, picture = _level(moving, fixed, LEVELS_MM[2])
     best = refine(points, picture, found[0].matrix, "rigid")
     quality = {
@@ -67,7 +67,7 @@ def _starts(points: Points, picture: Picture) -> Iterator[np.ndarray]:
     centre = points.places_mm.mean(0)
     head = np.argwhere(picture.data > 0.2 * np.quantile(picture.data, 0.99))
     middle = apply(picture.affine, head).mean(0)
-    shifts = [np.array(shift) * SHIFT_MM for shift in product((-1, 0, 1), repeat=3)]
+    shifts = [np.array(shift) * SHIFT_MM for shift in product((-1, 0, 1), (-1, 0, 1), (-2, -1, 0, 1, 2))]
     shifts += [middle - centre + [0, 0, up * SHIFT_MM] for up in (-2, -1, 0, 1, 2)]
     for turn in product((-1, 0, 1), repeat=3):
         rotation = _rotation(np.deg2rad(TURN_DEG) * np.array(turn))

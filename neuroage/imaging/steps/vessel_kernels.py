@@ -11,6 +11,7 @@ from numba import njit
 
 f32 = np.float32
 THIRD_OF_TURN = f32(2 * np.pi / 3)
+TINIEST = f32(1e-12)  # its cube is still one of float32's normal numbers
 
 
 @njit(nogil=True, fastmath=True, cache=True)
@@ -60,66 +61,46 @@ def smooth_last(source, weights, out):
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def keep_strongest(smooth, region, steps_mm, factor, least, mode, out):
-    """Write the response of one scale wherever it is stronger than what other scales gave.
+def keep_strongest(smooth, region, factors, out):
+    """Write the second eigenvalue of the negative Hessian wherever it is larger than what `out` holds.
+
+    The eigenvalues of a symmetric 3×3 matrix are the roots of a cubic, written by an arc cosine (Smith 1961,
+    doi:10.1145/355578.366316).
 
     Args:
-        smooth: Intensities smoothed at this scale, (I, J, K), float32.
-        region: Voxels to do, (I, J, K), bool.
-        steps_mm: Voxel size.
-        factor: Brings a second derivative to the contrast of a tube of this scale's radius.
-        least: Contrasts below it count as it, so that noise gives no response.
-        out: Receives the response 0 to 1, (I, J, K), float32.
+        smooth: Smoothed intensities, (I, J, K), float32.
+        region: Voxels to do, (I, J, K), bool; the outermost ones are left out.
+        factors: What the differences ∂², ∂∂ of neighbouring voxels are multiplied by: ii, jj, kk, ij, ik, jk, float32.
+        out: (I, J, K), float32.
     """
     n_i, n_j, n_k = smooth.shape
-    h_i, h_j, h_k = steps_mm
-    ii, jj, kk = f32(factor / h_i**2), f32(factor / h_j**2), f32(factor / h_k**2)
-    ij, ik, jk = f32(factor / (4 * h_i * h_j)), f32(factor / (4 * h_i * h_k)), f32(factor / (4 * h_j * h_k))
+    ii, jj, kk, ij, ik, jk = factors
     for i in range(1, n_i - 1):
         for j in range(1, n_j - 1):
-            a, b, c = smooth[i - 1, j], smooth[i, j], smooth[i + 1, j]
-            d, e = smooth[i, j - 1], smooth[i, j + 1]
-            aa, ab, ba, bb = smooth[i - 1, j - 1], smooth[i - 1, j + 1], smooth[i + 1, j - 1], smooth[i + 1, j + 1]
+            here, left, right = smooth[i, j], smooth[i - 1, j], smooth[i + 1, j]
+            back, front = smooth[i, j - 1], smooth[i, j + 1]
+            left_back, left_front = smooth[i - 1, j - 1], smooth[i - 1, j + 1]
+            right_back, right_front = smooth[i + 1, j - 1], smooth[i + 1, j + 1]
             for k in range(1, n_k - 1):
                 if not region[i, j, k]:
                     continue
-                twice = b[k] + b[k]
-                xx, yy, zz = ii * (a[k] + c[k] - twice), jj * (d[k] + e[k] - twice), kk * (b[k - 1] + b[k + 1] - twice)
-                mean = (xx + yy + zz) / f32(3)
-                if mean >= 0:
+                twice = here[k] + here[k]
+                x = ii * (left[k] + right[k] - twice)
+                y = jj * (back[k] + front[k] - twice)
+                z = kk * (here[k - 1] + here[k + 1] - twice)
+                mean = (x + y + z) / f32(3)
+                if mean >= 0:  # darker than what is around
                     continue
-                xy = ij * (aa[k] + bb[k] - ab[k] - ba[k])
-                xz = ik * (a[k - 1] + c[k + 1] - a[k + 1] - c[k - 1])
-                yz = jk * (d[k - 1] + e[k + 1] - d[k + 1] - e[k - 1])
-                x, y, z = xx - mean, yy - mean, zz - mean
-                p = np.sqrt((x * x + y * y + z * z + f32(2) * (xy * xy + xz * xz + yz * yz)) / f32(6))
-                if p == 0:
+                xy = ij * (left_back[k] + right_front[k] - left_front[k] - right_back[k])
+                xz = ik * (left[k - 1] + right[k + 1] - left[k + 1] - right[k - 1])
+                yz = jk * (back[k - 1] + front[k + 1] - back[k + 1] - front[k - 1])
+                x, y, z = x - mean, y - mean, z - mean
+                size = np.sqrt((x * x + y * y + z * z + f32(2) * (xy * xy + xz * xz + yz * yz)) / f32(6))
+                if size < TINIEST:
                     continue
-                det = x * (y * z - yz * yz) - xy * (xy * z - yz * xz) + xz * (xy * yz - y * xz)
-                turn = np.arccos(min(max(det / (f32(2) * p * p * p), f32(-1)), f32(1))) / f32(3)
-                high = mean + f32(2) * p * np.cos(turn)
-                low = mean + f32(2) * p * np.cos(turn + THIRD_OF_TURN)
-                second = high + low - f32(3) * mean
-                third = -low
-                if second <= 0:
-                    continue
-                if mode == 0:
-                    strong = max(third, least)
-                    value = f32(1)
-                    if second < strong * f32(0.5):
-                        value = second * second * (strong - second) * f32(27) / (second + strong) ** 3
-                elif mode == 1:
-                    ra = second / third
-                    rb2 = high * high / (second * third)
-                    s2 = high * high + second * second + third * third
-                    value = (f32(1) - np.exp(-ra * ra * f32(2))) * np.exp(-rb2 * f32(2)) * (
-                        f32(1) - np.exp(-s2 / (f32(2) * least * least))
-                    )
-                elif mode == 2:  # 2nd eigenvalue as contrast
-                    value = second/(second+least)
-                else: # Sato-like geometric
-                    if high>0: v = second-high*f32(0.25)
-                    else: v = second
-                    v=max(v,f32(0))
-                    value = v/(v+least)
-                out[i, j, k] = max(out[i, j, k], value)
+                determinant = x * (y * z - yz * yz) - xy * (xy * z - yz * xz) + xz * (xy * yz - y * xz)
+                cosine = min(max(determinant / (f32(2) * size * size * size), f32(-1)), f32(1))
+                turn = np.arccos(cosine) / f32(3)
+                first = mean + f32(2) * size * np.cos(turn)
+                third = mean + f32(2) * size * np.cos(turn + THIRD_OF_TURN)
+                out[i, j, k] = max(out[i, j, k], first + third - f32(3) * mean)

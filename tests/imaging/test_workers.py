@@ -1,0 +1,212 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuroage.errors import DataError, NeuroageError, UsageError
+from neuroage.imaging import machine
+from neuroage.imaging.locks import hold
+from neuroage.imaging.machine import ITK_THREADS, free_memory_gb, one_thread_each
+from neuroage.imaging.workers import WorkerLost, Workers, run_jobs
+
+
+def work(job: str) -> Any:
+    """Do what a word says: what may happen to a job."""
+    if job == "bad":
+        raise DataError("a bad scan")
+    if job == "itk":
+        raise RuntimeError("in itkImage.hxx:179\nFailed to allocate memory for image.")
+    if job == "killer":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "greedy":
+        return len(bytearray(2_000_000_000))
+    if job == "threads":
+        import numpy  # noqa: F401  (loads linear algebra)
+        import SimpleITK as sitk
+        from threadpoolctl import threadpool_info
+
+        return {
+            "itk": sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(),
+            "blas": max((pool["num_threads"] for pool in threadpool_info()), default=0),
+            "numba": os.environ["NUMBA_NUM_THREADS"],
+        }
+    return job.upper()
+
+
+def outcomes(jobs: list[str], workers: Workers) -> list[Any]:
+    """Give what came of every job, in the jobs' order; each must come once."""
+    found = list(run_jobs(work, jobs, workers))
+    assert sorted(place for place, _ in found) == list(range(len(jobs)))
+    return [outcome for _, outcome in sorted(found, key=lambda pair: pair[0])]
+
+
+@pytest.mark.parametrize("workers", [Workers(n=1), Workers(n=3)])
+def test_an_error_is_the_result_of_its_job_alone(workers: Workers) -> None:
+    a, bad, b, itk = outcomes(["a", "bad", "b", "itk"], workers)
+    assert (a, b) == ("A", "B")
+    assert isinstance(bad, DataError) and bad.what == "a bad scan"
+    assert isinstance(itk, DataError) and "Failed to allocate memory" in itk.what and "hxx" not in itk.what
+
+
+def test_a_job_that_ends_its_process_is_named_and_costs_the_others_nothing() -> None:
+    words = ["a", "b", "killer", "c", "bad", "threads", "d"]
+    done = outcomes(words, Workers(n=2, processes=True))
+    assert isinstance(done[2], WorkerLost)
+    assert isinstance(done[4], DataError) and not isinstance(done[4], WorkerLost)
+    assert done[5] == {"itk": 1, "blas": 1, "numba": "1"}
+    assert [done[place] for place in (0, 1, 3, 6)] == ["A", "B", "C", "D"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux")
+def test_a_job_that_wants_more_than_its_memory_fails_alone() -> None:
+    greedy, a = outcomes(["greedy", "a"], Workers(n=1, processes=True, memory_gb=1.0))
+    assert isinstance(greedy, DataError) and "memory" in str(greedy)
+    assert a == "A"
+
+
+def test_an_unexpected_error_stops_everything() -> None:
+    with pytest.raises(TypeError):
+        list(run_jobs(len, ["ab", 3, "c"], Workers(n=2)))  # type: ignore[arg-type]
+
+
+def test_no_more_work_at_once_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuroage.imaging.workers.free_memory_gb", lambda: 10.0)
+    assert Workers(n=8).how_many() == 8
+    assert Workers(n=8).how_many(need_gb=3.0) == 3
+    assert Workers(n=8, processes=True, memory_gb=2.5).how_many(need_gb=3.0) == 4
+    assert Workers(n=8).how_many(need_gb=30.0) == 1, "one has to try"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_the_free_memory_is_that_of_the_job_where_it_is_less(tmp_path: Path) -> None:
+    free = free_memory_gb()
+    assert free is not None and 0 < free < 1e5
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("2500\n")
+    (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 700\n")
+    assert machine._group_free(tmp_path) == 1200, "files kept in memory give way"
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine._group_free(tmp_path) is None
+
+
+def test_threads_of_libraries_are_given_back() -> None:
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    with one_thread_each():
+        assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == 1
+        assert os.environ[ITK_THREADS] == "1"
+    assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == before
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"n": 0}, "1 or more"),
+        ({"scheduler": "tcp://a:1", "n": 2}, "dask worker"),
+        ({"memory_gb": 2.0}, "processes"),
+        ({"processes": True, "memory_gb": -1.0}, "more than 0"),
+    ],
+)
+def test_workers_that_make_no_sense_are_refused(values: dict[str, Any], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        Workers(**values)
+
+
+def test_processes_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "from neuroage.imaging.workers import Workers, run_jobs\n"
+        "def job(name):\n"
+        f"    Path({str(tmp_path)!r}, 'pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    list(run_jobs(job, ['a'], Workers(n=1, processes=True)))\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)])
+    wait_until((tmp_path / "pid").exists)
+    child = int((tmp_path / "pid").read_text() or 0) or int((tmp_path / "pid").read_text())
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not is_alive(child))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else not os.kill(pid, 0)
+        )
+    except (OSError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
+    lock, order = tmp_path / "locks" / "a.lock", []
+
+    def second() -> None:
+        with hold(lock, wait=False) as mine:
+            order.append(mine)
+        with hold(lock) as mine:
+            order.append("second" if mine else "none")
+
+    with hold(lock) as mine:
+        assert mine
+        other = threading.Thread(target=second)
+        other.start()
+        wait_until(lambda: order == [False])
+        order.append("first")
+    other.join()
+    assert order == [False, "first", "second"]
+    assert not list(lock.parent.iterdir())
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes of Dask on this machine, each with one thread."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as started:
+        yield started
+
+
+def test_a_cluster_gives_the_same_as_this_process(cluster: Any) -> None:
+    words = ["a", "bad", "b", "threads"]
+    a, bad, b, threads = outcomes(words, Workers(scheduler=cluster.scheduler_address))
+    assert (a, b) == ("A", "B")
+    assert isinstance(bad, NeuroageError) and bad.what == "a bad scan"
+    assert threads["itk"] == 1
+
+
+def test_a_job_that_ends_its_worker_is_named_on_a_cluster_too(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)  # three by default, each with a new worker
+    (killer,) = outcomes(["killer"], Workers(scheduler=cluster.scheduler_address))
+    assert isinstance(killer, WorkerLost)
+
+
+def test_a_scheduler_that_does_not_answer_is_said() -> None:
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    assert distributed
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}),
+        pytest.raises(UsageError, match="No Dask scheduler"),
+    ):
+        list(run_jobs(work, ["a"], Workers(scheduler="tcp://127.0.0.1:1")))
