@@ -40,10 +40,13 @@ from neuroage.imaging import phantom_head, phantom_vessels
 from neuroage.imaging.phantom_effects import draw_traits
 from neuroage.imaging.phantom_scanner import ScanSettings, _rotation, acquire, draw_settings
 from neuroage.imaging.phantom_template import STEP_MM, head_origin_mm, head_template
+from neuroage.imaging.prepare import prepare
 from neuroage.imaging.read import Volume, read
 from neuroage.imaging.registration.mni152 import load_mni152
 from neuroage.imaging.registration.result import Registration
-from neuroage.imaging.registration.transform import apply, mean_distance_mm, place, read_transform
+from neuroage.imaging.registration.transform import apply, mean_distance_mm, read_transform
+from neuroage.runs.recipe import Recipe
+from neuroage.runs.shipped import find_recipe
 
 ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)
@@ -86,7 +89,7 @@ def corners_mm(mask: np.ndarray, affine: np.ndarray, pose: np.ndarray) -> np.nda
 
 def scan_in_pose(volume: Volume, inside: np.ndarray, pose: np.ndarray, form: str, rng: np.random.Generator) -> Volume:
     """Take a scan of a head in a pose: sampled once, with bias field and noise, stored in a random orientation."""
-    data = volume.data[0] * inside if form == "stripped" else volume.data[0]
+    data = volume.data[0] * (inside > 0.5) if form == "stripped" else volume.data[0]
     box = corners_mm(data > 0.02 * data.max(), volume.affine, pose)
     box += [rng.uniform(-25, -3, 3), rng.uniform(3, 25, 3)]  # the head is not in the middle of its field of view
     if form == "cut":
@@ -102,15 +105,18 @@ def scan_in_pose(volume: Volume, inside: np.ndarray, pose: np.ndarray, form: str
         centre_mm=tuple(box.mean(axis=0).tolist()),
         orientation=str(rng.choice(ORIENTATIONS)),
     )
-    return stored(sample(volume, data, pose, settings), "t1", settings, rng)
+    signal = sample(pose @ volume.affine, volume.data[0], settings.affine(), settings.shape)
+    scan = stored(signal, "t1", settings, rng)
+    if form == "stripped":  # as the tools leave it: nothing outside, noise within
+        brain = sample(pose @ volume.affine, inside.astype(np.float32), scan.affine, scan.shape) > 0.5
+        scan = replace(scan, data=scan.data * brain)
+    return scan
 
 
-def sample(volume: Volume, data: np.ndarray, pose: np.ndarray, settings: ScanSettings) -> np.ndarray:
-    """Values of a volume at the scan's voxels, linear, float32 of the settings' shape."""
-    to_volume = np.linalg.inv(pose @ volume.affine) @ settings.affine()
-    return np.asarray(
-        ndimage.affine_transform(data, to_volume[:3, :3], to_volume[:3, 3], settings.shape, np.float32, order=1)
-    )
+def sample(affine: np.ndarray, data: np.ndarray, onto: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values of a volume at the voxels of another, both by their affine, linear, float32."""
+    between = np.linalg.solve(affine, onto)
+    return np.asarray(ndimage.affine_transform(data, between[:3, :3], between[:3, 3], shape, np.float32, order=1))
 
 
 def stored(signal: np.ndarray, modality: str, settings: ScanSettings, rng: np.random.Generator | None) -> Volume:
@@ -132,9 +138,8 @@ def real_heads(paths: list[Path]) -> Iterator[tuple[str, Volume, np.ndarray]]:
         volume = read(path)
         volume = replace(volume, data=np.clip(volume.data / np.percentile(volume.data, 99.8), 0, 1.2))
         matrix = register_to_template(volume).matrix
-        to_template = np.linalg.inv(matrix @ template.volume.affine) @ volume.affine
         brain = template.brain.astype(np.float32)
-        inside = ndimage.affine_transform(brain, to_template[:3, :3], to_template[:3, 3], volume.shape, order=1)
+        inside = sample(matrix @ template.volume.affine, brain, volume.affine, volume.shape)
         yield path.name, volume, inside > 0.5
 
 
@@ -153,18 +158,18 @@ def truth(options: argparse.Namespace) -> dict[str, Any]:
     points, rows = brain_points(), []
     n_heads = -(-options.n // options.poses)
     if options.real:
-        chosen = np.random.default_rng(options.seed).permutation(scan_paths(options.real))[:n_heads]
+        chosen = np.random.default_rng(options.seed).permutation(scan_paths(options.real))[options.first :][:n_heads]
         heads = real_heads([Path(path) for path in chosen])
     else:
-        seeds = range(options.seed * 1000, options.seed * 1000 + n_heads)
-        heads = ((f"phantom {seed}", *phantom_head_volume(seed)[:2]) for seed in seeds)
+        seeds = options.seed * 1000 + options.first + np.arange(n_heads)
+        heads = ((f"phantom {seed}", *phantom_head_volume(int(seed))[:2]) for seed in seeds)
     for number, (name, volume, inside) in enumerate(heads):
-        rng = np.random.default_rng([options.seed, number])
         unmoved: dict[str, np.ndarray] = {}
         for turn in range(min(options.poses, options.n - number * options.poses)):
-            form = options.forms[(number + turn) % len(options.forms)]
+            rng = np.random.default_rng([options.seed, options.first + number, turn])
+            form = options.forms[(options.first + number + turn) % len(options.forms)]
             if form not in unmoved:
-                scan = scan_in_pose(volume, inside, np.eye(4), form, np.random.default_rng([options.seed, number, 9]))
+                scan = scan_in_pose(volume, inside, np.eye(4), form, np.random.default_rng([options.seed, 0, 999]))
                 unmoved[form] = register_to_template(scan).matrix
             pose = random_pose(rng, options.degrees, options.shift_mm, (0.85, 1.15))
             scan = scan_in_pose(volume, inside, pose, form, rng)
@@ -203,7 +208,8 @@ def print_row(figures: dict[str, Any]) -> None:
     flag = "" if figures["good"] == (not figures["problem"]) else "  <-- flagged, though good"
     flag = "  <-- MISSED" if not figures["good"] and not figures["problem"] else flag
     what = f"{figures['name']:<28} {figures['form']:<10}"
-    print(f"{what}{figures['distance_mm']:8.2f} mm {figures['cpu_seconds']:6.1f} s  {figures['problem'][:60]}{flag}")
+    times = f"{figures['distance_mm']:8.2f} mm {figures['cpu_seconds']:6.1f} s"
+    print(f"{what}{times}  {figures['problem'][:60]}{flag}", flush=True)
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -269,7 +275,7 @@ def slab(
     )
     if contrast == "tof":
         tissue = 0.30 * np.tanh(1.6 * ndimage.gaussian_filter(volume.data[0], 0.7))
-        signal = sample(volume, tissue, pose, settings)
+        signal = sample(pose @ volume.affine, tissue, settings.affine(), settings.shape)
         arteries = phantom_vessels.grow_arteries(draw_traits("tof", rng.uniform(20, 85), rng), rng)
         share = phantom_vessels.vessel_share(arteries, settings)
         signal += share * (np.linspace(1.0, 0.85, settings.shape[2], dtype=np.float32) - signal)
@@ -278,7 +284,7 @@ def slab(
         density = 0.75 * volume.data[0] * (1 - inside)
         parts = {"csf": 1.0, "ventricles": 1.0, "grey": 0.88, "white": 0.70}
         density[head_template().brain] += sum(level * head.parts[part] for part, level in parts.items())
-        signal = sample(volume, density, pose, settings)
+        signal = sample(pose @ volume.affine, density, settings.affine(), settings.shape)
     voxels = np.argwhere(inside[::4, ::4, ::4] > 0.5) * 4
     points = apply(volume.affine, voxels)
     index = settings.voxel_of_head(points)
@@ -306,49 +312,16 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def our_steps(path: Path) -> tuple[dict[str, Any], np.ndarray]:
-    from neuroage.imaging.registration.register import register_to_template
-    from neuroage.imaging.steps.brain import template_mask
-
-    from neuroage.imaging.steps.bias import correct_bias
-
-    volume, template = read(path), load_mni152(1)
-    clock = Clock()
-    found = register_to_template(volume)
-    clock.stop("registration")
-    rough, _ = template_mask(place(volume, found.matrix), template)
-    clock.stop("mask")
-    volume, _ = correct_bias(volume, rough)
-    clock.stop("bias_field")
-    mask, _ = template_mask(place(volume, found.matrix), template)
-    clock.stop("mask")
-    to_scan = np.linalg.inv(volume.affine) @ found.matrix @ template.volume.affine
-    brain = np.where(mask, volume.data[0], 0).astype(np.float32)
-    moved = ndimage.affine_transform(brain, to_scan[:3, :3], to_scan[:3, 3], template.brain.shape, order=1)
-    held = moved > 0
-    moved = np.where(held, (moved - moved[held].mean()) / moved[held].std(), 0)
-    clock.stop("normalise")
-    return clock.figures(), found.matrix
-
-
-class Clock:
-    """Wall and CPU seconds of one step after the other."""
-
-    def __init__(self) -> None:
-        self.wall: dict[str, float] = {}
-        self.cpu: dict[str, float] = {}
-        self.last = time.perf_counter(), time.process_time()
-
-    def stop(self, step: str) -> None:
-        now = time.perf_counter(), time.process_time()
-        self.wall[step] = self.wall.get(step, 0) + now[0] - self.last[0]
-        self.cpu[step] = self.cpu.get(step, 0) + now[1] - self.last[1]
-        self.last = now
-
-    def figures(self) -> dict[str, dict[str, float]]:
-        return {
-            "wall_seconds": self.wall | {"all": sum(self.wall.values())},
-            "cpu_seconds": self.cpu | {"all": sum(self.cpu.values())},
-        }
+    """Seconds of the recipe `raw_t1` at 1 mm, from the scan in memory to the prepared volume; compiled before."""
+    recipe = Recipe.load(find_recipe("raw_t1"), ["prepare.spacing_mm=1.0", "prepare.size=[182, 218, 182]"]).prepare
+    volume = read(path)
+    prepare(volume, recipe)
+    wall, cpu = time.perf_counter(), time.process_time()
+    made = prepare(volume, recipe)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    steps = {step["name"]: step["seconds"] for step in made.record["steps"] if "seconds" in step}
+    seconds = {"wall_seconds": {**steps, "all": wall}, "cpu_seconds": {"all": cpu}}
+    return seconds | {"problem": made.problem}, made.transforms["mni152"]
 
 
 def ants_steps(path: Path, python: str, folder: Path) -> dict[str, Any]:
@@ -373,6 +346,7 @@ def main() -> None:
     for name in ("truth", "within"):
         commands.add_parser(name).add_argument("--n", type=int, default=40, help="registrations")
     moved = commands.choices["truth"]
+    moved.add_argument("--first", type=int, default=0, help="head to begin with; each is the same whatever goes before")
     moved.add_argument("--poses", type=int, default=4, help="of one head")
     moved.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     moved.add_argument("--degrees", type=float, default=45.0)

@@ -57,7 +57,7 @@ SessionLabels = Annotated[
 ]
 WorkFolder = Annotated[
     Path | None,
-    typer.Option("-w", "--work-dir", help="Keep prepared volumes and found transforms here, in `prepared`."),
+    typer.Option("--work-dir", "-w", help="Keep prepared volumes and found transforms here, in `prepared`."),
 ]
 SkipValidation = Annotated[
     bool, typer.Option("--skip-bids-validation", help="BIDS App: accepted; only what is needed is ever read.")

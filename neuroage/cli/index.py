@@ -180,7 +180,7 @@ def _tell_chosen(chosen: list[dict[str, str]]) -> None:
 
     if chosen:
         cells = [[escape(row[name]) for name in ("scan_id", "series", "reason")] for row in chosen[:MOST_CHOSEN]]
-        out.print(make_table("Chosen", ["scan", "series", "because"], cells))
+        out.print(make_table("Chosen", ["scan", "series", "because"], cells, numbers_from=3))
     if len(chosen) > MOST_CHOSEN:
         out.print(f"… and {len(chosen) - MOST_CHOSEN} more (the column reason of the table has all)")
 

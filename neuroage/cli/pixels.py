@@ -30,7 +30,6 @@ from neuroage.cli.options import (
     Exclude,
     Set,
     StoreFolder,
-    check_table_path,
     load_cohort,
     load_recipe,
     open_store,
@@ -41,6 +40,7 @@ from neuroage.cli.scale import (
     Processes,
     Scheduler,
     ShardText,
+    check_failures,
     choose_workers,
     take_shard,
     write_failures,
@@ -83,8 +83,7 @@ def prepare(
     from neuroage.cli.screen import Story, out, print_json, talk
     from neuroage.imaging.preparation import prepare_scans, refuse_too_many_failures
 
-    if failures is not None:
-        check_table_path(failures, [data])
+    check_failures(failures, data)
     kept = work_dir / "prepared" if store is None and work_dir is not None else store
     chosen = (tuple(participant_label or ()), tuple(session_label or ()), modality, config, set_)
     work = Work(workers, scheduler, memory_gb, shard, failures)

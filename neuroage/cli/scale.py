@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroage.errors import UsageError
+from neuroage.cli.options import check_table_path
 
 if TYPE_CHECKING:
     from neuroage.cohort import Scan
@@ -45,34 +45,23 @@ FailureTable = Annotated[
 ]
 
 
-def choose_workers(
-    recipe: Preparation | None, processes: int | None, scheduler: str, memory_gb: float | None
-) -> Workers:
-    """Decide who prepares: what was asked for, else processes for the long steps of raw scans, else threads.
-
-    Args:
-        recipe: The `prepare` section; None where scans are raw, whatever it says.
-        processes, scheduler, memory_gb: As asked for.
-    """
+def choose_workers(recipe: Preparation, processes: int | None, scheduler: str, memory_gb: float | None) -> Workers:
+    """Decide who prepares: what was asked for, else processes for the long steps of raw scans, else threads."""
     from neuroage.imaging.workers import Workers
 
-    is_long = recipe is None or any(getattr(recipe, name, None) is not None for name in LONG_STEPS)
+    is_long = any(getattr(recipe, name, None) is not None for name in LONG_STEPS)
     asked = processes is not None or memory_gb is not None
     return Workers(processes, asked or (is_long and not scheduler), scheduler, memory_gb)
 
 
-def check_scale(shard: str, failures: Path | None, data: Path, bids: Path | None, out_folder: Path | None) -> None:
-    """Make sure, before any work is done, that these options go with the rest.
+def check_failures(failures: Path | None, data: Path) -> None:
+    """Make sure, before any work is done, that the table of failures takes the place of no input.
 
     Raises:
-        UsageError: They belong to a cohort that is prepared into a store; or the table would take an input's place.
+        UsageError: It would, or is no CSV file.
     """
     if failures is not None:
         check_table_path(failures, [data])
-    if bids is not None and shard:
-        raise UsageError("--shard with a BIDS folder", fix="Name its participants: --participant-label 01 02.")
-    if failures is not None and (bids is not None or out_folder is not None):
-        raise UsageError("--failures with derivatives", fix="Leave it out: --json lists the failures, with reasons.")
 
 
 def take_shard(scans: Sequence[Scan], shard: str) -> list[Scan]:

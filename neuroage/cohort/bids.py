@@ -77,6 +77,8 @@ def read(source: Path, subjects: Collection[str] | None = None) -> Cohort:
     table = pd.DataFrame(rows)
     if len(table) == 0:
         raise DataError(f"{source} has neither participants nor images", expected="participants.tsv and sub-*/anat/")
+    if "age" not in table.columns:
+        table["age"] = float("nan")
     return Cohort(table, problems + ageless(table, str(source)))
 
 

@@ -57,9 +57,9 @@ def read(source: Path) -> Cohort:
 
     Rules: series are told apart by their uid, and by echo, image type and direction where one holds several volumes.
     The modality is guessed from names and timing. Of several volumes of one visit and modality the original one comes
-    before computed ones, then 3-D, then the most slices, then unfiltered intensities, then the first echo, then the
-    one taken last. Volumes with missing or repeated slices are left out. Every volume that is not taken is among the
-    problems, with the reason.
+    before computed ones, then 3-D, then the most slices, then unfiltered intensities, then the shortest echo time,
+    then the one taken last. Volumes with missing or repeated slices are left out. Every volume that is not taken is
+    among the problems, with the reason.
 
     The age is `PatientAge`, else the time from birth to the study; no name, id, date or uid is kept.
     """
@@ -69,12 +69,12 @@ def read(source: Path) -> Cohort:
     if not volumes:
         raise DataError(f"{source} holds no DICOM image{_unreadable(headers)}", expected="DICOM files at any depth")
     visits = name_visits(volumes, source)
-    problems = [Problem(str(source), text, "left out") for text in headers.unreadable] + visits.problems
-    candidates = _candidates(volumes, visits.of_study)
+    problems = [Problem(str(source), text, "left out") for text in headers.unreadable.get("", [])] + visits.problems
+    candidates = _candidates(volumes, visits.of_study, headers)
     choose(candidates)
     rows = [_row(one) for one in candidates if not one.aside and not one.fault]
     rows.sort(key=lambda row: (row["subject_id"], row["session"], row["modality"]))
-    problems += _fill_ages(rows, candidates)
+    problems += _fill_ages(rows, candidates) + _incomplete(candidates, headers)
     problems += [Problem(one.name, one.fault, "left out") for one in candidates if one.fault]
     problems += [Problem(one.name, one.guess.reason, f"left aside: {one.aside}") for one in candidates if one.aside]
     table = pd.DataFrame(rows, columns=None if rows else ["subject_id", "age"])
@@ -82,11 +82,24 @@ def read(source: Path) -> Cohort:
 
 
 def _unreadable(headers: Headers) -> str:
-    n = len(headers.unreadable)
-    return f"; {n} files could not be read, first: {headers.unreadable[0]}" if n else ""
+    said = [text for texts in headers.unreadable.values() for text in texts]
+    return f"; {len(said)} files could not be read, first: {said[0]}" if said else ""
 
 
-def _candidates(volumes: Sequence[DicomVolume], visit_of: dict[str, tuple[str, str]]) -> list[Candidate]:
+def _incomplete(candidates: Sequence[Candidate], headers: Headers) -> list[Problem]:
+    """Name chosen series of which the scanner made more images than are here: slices may be missing at an end."""
+    problems = []
+    for one in candidates:
+        n_here, n_made = len(headers.frames[one.volume.series.uid]), one.volume.series.n_images
+        if not one.aside and not one.fault and n_here < n_made:
+            what = f"{n_here} images are here, and its header speaks of {n_made}"
+            problems.append(Problem(one.name, what, "kept; slices may be missing at an end"))
+    return problems
+
+
+def _candidates(
+    volumes: Sequence[DicomVolume], visit_of: dict[str, tuple[str, str]], headers: Headers
+) -> list[Candidate]:
     in_folder = Counter(file.parent for file in {frame.path for volume in volumes for frame in volume.frames})
     sharing: dict[Path, list[DicomVolume]] = defaultdict(list)
     for volume in volumes:
@@ -102,7 +115,8 @@ def _candidates(volumes: Sequence[DicomVolume], visit_of: dict[str, tuple[str, s
         if not one.aside and len(volume.frames) < FEWEST_SLICES:
             one.aside = f"{len(volume.frames)} slices cover no head"
         if not one.aside:
-            one.fault = _fault(one)
+            broken = headers.unreadable.get(volume.series.uid, [])
+            one.fault = broken[0] if broken else _fault(one)
         found.append(one)
     return found
 
@@ -152,13 +166,13 @@ def _what_is_less(one: Candidate, best: Candidate) -> str:
         "2-D, and",
         f"{n} slices, and {most} in",
         "filtered, and",
-        "a later echo than",
+        "a longer echo time than",
         "earlier than",
     )
     endings = (" is original", " is 3-D", "", " is not", "", ", which was taken last")
     own, other = _merits(one), _merits(best)
-    k = next((k for k in range(len(own)) if own[k] != other[k]), len(own) - 1)
-    return f"{words[k]} {chosen}{endings[k]}"
+    k = next((k for k in range(len(own)) if own[k] != other[k]), None)
+    return f"a repeat of {chosen}, the first of which was taken" if k is None else f"{words[k]} {chosen}{endings[k]}"
 
 
 def _row(one: Candidate) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from neuroage.cohort.dicom_volumes import DicomVolume
 # Modality -> how names say it; the first that fits wins, so special names stand before plain ones.
 NAMES: tuple[tuple[str, str], ...] = (
     ("localizer", r"locali[sz]er|scout|survey|3[ _-]?pl(?:ane)?\b|\bloc\b"),
-    ("dwi", r"dwi|dti|diff(?:usion)?|\badc\b|tracew?\b|\bfa\b"),
+    ("dwi", r"dwi|dti|diff(?:usion)?|\badc\b|tracew?\b"),
     ("bold", r"bold|fmri|resting"),
     ("asl", r"p?c?asl\b|arterial spin"),
     ("perfusion", r"perfusion|\bdsc\b|\bdce\b"),
@@ -29,6 +29,7 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("t2", r"t2"),
 )  # fmt: skip
 POST_CONTRAST = re.compile(r"(?<![a-z])(?:gd|gado\w*|post|\+c|c\+|t1c|ce|km)(?![a-z])|contrast")
+NO_CONTRAST = re.compile(r"(?<![a-z])(?:no|non|without|w/?o|pre|native)[ _-]*(?:contrast|gd|gad\w*|ce|km)(?![a-z])")
 ANATOMICAL = ("t1", "t1c", "t2", "pd", "flair", "tof", "swi", "ct")
 # Values of ImageType (PS3.3 C.8.3.1.1.1 and the vendors' own) that no scanner measured.
 COMPUTED = {
@@ -77,7 +78,8 @@ def guess_contrast(volume: DicomVolume) -> Guess:
         modality = timed  # one series of both echoes, named after both
     if volume.series.kind == "CT":
         modality, named, timed = "ct", "", ""
-    if modality == "t1" and (volume.series.contrast_agent or POST_CONTRAST.search(volume.series.text)):
+    said_so = POST_CONTRAST.search(volume.series.text) and not NO_CONTRAST.search(volume.series.text)
+    if modality == "t1" and (volume.series.contrast_agent or said_so):
         modality = "t1c"
     reason = describe(volume)
     if named:
@@ -158,6 +160,10 @@ def _unfit(volume: DicomVolume, modality: str) -> str:
         return "a projection or subtraction, as its name says"
     if re.search(r"t[12] ?map|t1_images|rms map", volume.series.text):
         return "a map, as its name says"
+    if re.search(r"(?<![a-z])inv[ _-]?[12](?!\d)", volume.series.text.replace("_", " ")):
+        return "one inversion of MP2RAGE, not the image made of both"
+    if volume.series.kind not in ("MR", "CT"):
+        return "neither MR nor CT"
     if modality not in ANATOMICAL:
         return f"{modality.upper()}, no anatomical image" if modality else "nothing says which contrast it has"
     return ""

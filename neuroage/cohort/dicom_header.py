@@ -34,6 +34,7 @@ THREADS = 8  # most of the waiting is for the disk, or for a share on the networ
 HEAD_BYTES = 132  # preamble and the letters DICM (PS3.10, 7.1)
 LAST_GROUP = 0x0028  # of what describes a classic image; private groups with long reports follow
 PER_FRAME = 0x5200  # functional groups of an enhanced image
+IMAGE_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4")  # CT and MR (PS3.4 B.5)
 # What people write where they took the patient's id away; such studies are told apart by other means.
 NO_IDS = frozenset({"", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na", "n/a", "xxx"})
 
@@ -50,6 +51,7 @@ class Series:
             a list.
         sequence: `ScanningSequence` and `SequenceVariant`, such as {"GR", "MP"}.
         tr_ms, ti_ms, flip_degrees: NaN when unknown.
+        n_images: How many images the scanner says it made; 0 when it does not.
         age: Years at the scan, NaN when unknown; `age_note` says what was odd.
     """
 
@@ -68,6 +70,7 @@ class Series:
     angio: bool = False
     contrast_agent: bool = False
     thickness_mm: float = float("nan")
+    n_images: int = 0
     age: float = float("nan")
     age_note: str = ""
     sex: str = ""
@@ -75,12 +78,17 @@ class Series:
 
 @dataclass
 class Headers:
-    """What was read of many files: every series by its uid, its slices, and how many files held no image."""
+    """What was read of many files.
+
+    Attributes:
+        series: Every series by its uid.
+        frames: The slices of each, by the uid.
+        unreadable: "FILE: why" of the broken files of each series, by the uid; "" where even that cannot be read.
+    """
 
     series: dict[str, Series] = field(default_factory=dict)
     frames: dict[str, list[Frame]] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)  # "FILE: why"
-    n_without_image: int = 0
+    unreadable: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_headers(paths: Sequence[Path], *, people: bool = False) -> Headers:
@@ -103,12 +111,10 @@ def read_headers(paths: Sequence[Path], *, people: bool = False) -> Headers:
     found = Headers()
     with quiet_pydicom(), ThreadPoolExecutor(THREADS) as pool:
         for dataset, frames, problem in pool.map(_read_file, paths):
+            uid = "" if dataset is None else text_of(dataset, "SeriesInstanceUID")
             if problem:
-                found.unreadable.append(problem)
-            elif dataset is None:
-                found.n_without_image += 1
-            else:
-                uid = text_of(dataset, "SeriesInstanceUID")
+                found.unreadable.setdefault(uid, []).append(problem)
+            elif dataset is not None:
                 if uid not in found.series:
                     found.series[uid] = _series(dataset, people)
                 found.frames.setdefault(uid, []).extend(frames)
@@ -166,17 +172,21 @@ def _silence() -> Iterator[None]:
 
 
 def _read_file(path: Path) -> tuple[Dataset | None, list[Frame], str]:
+    """Give header, slices and what is wrong; no header and nothing wrong for what is no image."""
     if not looks_like_dicom(path):
         return None, [], ""
+    dataset = None
     try:
         dataset = _read_dataset(path)
         if "Rows" not in dataset or "SeriesInstanceUID" not in dataset:
+            if text_of(dataset, "SOPClassUID").startswith(IMAGE_CLASSES):
+                return dataset, [], f"{path.name}: its header is cut short"
             return None, [], ""  # a report, a directory, raw data
         if int(dataset.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in dataset:
             return dataset, enhanced_frames(dataset, path), ""
         return dataset, [classic_frame(dataset, path)], ""
     except Exception as error:  # pydicom raises dozens of types; their words may quote a patient's data
-        return None, [], f"{path.name}: its header cannot be read ({type(error).__name__})"
+        return dataset, [], f"{path.name}: its header cannot be read ({type(error).__name__})"
 
 
 def _read_dataset(path: Path) -> Dataset:
@@ -201,20 +211,26 @@ def _series(dataset: Dataset, people: bool) -> Series:
         "date": "",
         "text": " ".join(text_of(dataset, name) for name in names).lower(),
         "kind": text_of(dataset, "Modality").upper(),
-        "number": int(n) if (n := number(dataset.get("SeriesNumber"))) == n else 0,
+        "number": _count(dataset, "SeriesNumber"),
+        "n_images": _count(dataset, "ImagesInAcquisition"),
         "sequence": frozenset(words_of(dataset, "ScanningSequence") + words_of(dataset, "SequenceVariant")),
         "is_3d": text_of(dataset, "MRAcquisitionType").upper() == "3D",
         "tr_ms": number(dataset.get("RepetitionTime")),
         "ti_ms": number(dataset.get("InversionTime")),
         "flip_degrees": number(dataset.get("FlipAngle")),
         "angio": text_of(dataset, "AngioFlag").upper() == "Y",
-        "contrast_agent": bool(text_of(dataset, "ContrastBolusAgent")),
+        "contrast_agent": text_of(dataset, "ContrastBolusAgent").lower() not in ("", "0", "-", "n", "no", "none"),
         "thickness_mm": number(dataset.get("SliceThickness")),
     }
     facts |= enhanced_facts(dataset)
     if people:
         facts |= _person(dataset)
     return Series(**facts)
+
+
+def _count(dataset: Dataset, name: str) -> int:
+    value = number(dataset.get(name))
+    return int(value) if value == value else 0
 
 
 _KEY = secrets.token_bytes(16)  # of this process alone: no table of hashed ids can be made ahead

@@ -47,10 +47,12 @@ def find_volume(path: Path) -> DicomVolume:
         DataError: There is none, or several without saying which.
     """
     file, number = split_volume(path)
-    if file.is_dir():
-        volumes = group_volumes(read_headers([entry for entry in sorted(file.iterdir()) if entry.is_file()]))
-    else:
-        volumes = [volume for volume in group_volumes(read_headers(_companions(file))) if file in volume.files]
+    beside = [entry for entry in sorted(file.iterdir()) if entry.is_file()] if file.is_dir() else _companions(file)
+    headers = read_headers(beside)
+    volumes = [one for one in group_volumes(headers) if file.is_dir() or file in one.files]
+    broken = [text for uid in ("", *(one.series.uid for one in volumes)) for text in headers.unreadable.get(uid, [])]
+    if broken:
+        raise DataError(f"{path}: {broken[0]}", expected="every slice whole", fix="Copy or export the series again.")
     if not volumes:
         raise DataError(f"{path}: holds no DICOM series", expected="the slices of one series, or an image file")
     if number > len(volumes):

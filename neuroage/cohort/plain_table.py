@@ -11,7 +11,7 @@ import pandas as pd
 
 from neuroage.cohort.cohort import Cohort
 from neuroage.cohort.columns import recognise_columns
-from neuroage.cohort.image_files import find_images, image_fault, modality_of_image
+from neuroage.cohort.image_files import find_images, image_fault, modality_of_image, split_volume
 from neuroage.cohort.labels import has_labels, is_label_column
 from neuroage.cohort.layouts import Layout
 from neuroage.cohort.paths import absolute_paths
@@ -56,7 +56,7 @@ def _check_paths(table: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, list[
     faults = {path: image_fault(Path(path)) for path in table["path"].unique() if path}
     guessed = table["path"].map(modality_of_image)
     table["modality"] = table["modality"].where(table["modality"] != "", guessed)
-    if faults and not any(os.path.lexists(path) for path in faults):
+    if faults and not any(os.path.lexists(split_volume(Path(path))[0]) for path in faults):
         example = next(iter(faults))
         what = f"none of its {len(faults)} image paths exists here, for example {example}"
         return table.assign(path=""), [Problem(source.name, what, "rows kept without images")]

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neuroage.cohort import Scan
-from neuroage.errors import NeuroageError, UsageError
+from neuroage.errors import DataError, NeuroageError, UsageError
 from neuroage.imaging.derivative_names import ScanName, name_scans
 from neuroage.imaging.derivative_tables import write_description, write_participants
-from neuroage.imaging.derivatives import ToWrite, Written, is_left_out, write_one
+from neuroage.imaging.derivatives import ToWrite, Written, find_written, is_left_out, write_one
+from neuroage.imaging.preparation import estimate_memory_gb
+from neuroage.imaging.steps.companions import Companions, companions_of
 from neuroage.imaging.workers import Workers, run_jobs
-from neuroage.runs.recipe import Preparation
+from neuroage.runs.recipe import Preparation, Prepare
 
 
 @dataclass
@@ -31,6 +33,16 @@ class WrittenCohort:
     def n_made(self) -> int:
         """How many were prepared now; the others stood there already."""
         return sum(one.made for one in self.written.values())
+
+    def take(self, scan: Scan, recipe: Prepare, outcome: Written | NeuroageError) -> None:
+        """Note what became of a scan; one whose registration has failed is both written and a failure."""
+        if isinstance(outcome, Written):
+            self.written[scan.scan_id] = outcome
+            if is_left_out(outcome.problem, recipe):
+                self.failures[scan.scan_id] = f"{scan.path}: {outcome.problem}"
+        else:
+            named = scan.path is None or scan.path.name in outcome.what
+            self.failures[scan.scan_id] = str(outcome) if named else f"{scan.path}: {outcome}"
 
 
 def write_cohort(
@@ -57,7 +69,7 @@ def write_cohort(
         store_folder: Folder of prepared volumes, which then keeps them too.
         bids_folder: Of the data set that the scans belong to; found by itself where all lie in one when None.
         workers: Who prepares them.
-        progress: Called with (done, all) after each scan.
+        progress: Called with (done, all) after each scan that is prepared now.
 
     Raises:
         UsageError: The folder holds something else, or the recipe prepares pictures.
@@ -66,26 +78,37 @@ def write_cohort(
     Example:
         >>> write_cohort(cohort.scans(), recipe.prepare, Path("derivatives"))  # doctest: +SKIP
     """
-    if recipe.kind != "volume":
+    if not isinstance(recipe, Prepare):
         raise UsageError("Derivatives are written of volumes, and the recipe prepares pictures")
     names = names or name_scans(scans)
     bids_folder = bids_folder or find_bids_folder(scans)
     write_description(folder, bids_folder)
     store_folder, folder, root = _absolute(store_folder), folder.absolute(), _absolute(bids_folder)
-    jobs = [ToWrite(scan, recipe, store_folder, folder, None, names[scan.scan_id], root) for scan in scans]
-    result = WrittenCohort()
-    for n_done, (place, outcome) in enumerate(run_jobs(write_one, jobs, workers or Workers()), start=1):
-        scan = scans[place]
-        if isinstance(outcome, NeuroageError):
-            result.failures[scan.scan_id] = _naming(scan, outcome)
-        else:
-            result.written[scan.scan_id] = outcome
-            if is_left_out(outcome.problem, recipe):
-                result.failures[scan.scan_id] = f"{scan.path}: {outcome.problem}"
+    result, jobs = WrittenCohort(), list[ToWrite]()
+    for scan in scans:
+        name = names[scan.scan_id]
+        try:
+            companions = _companions(scan, recipe)
+            if found := find_written(scan, recipe, folder, companions, name):
+                result.take(scan, recipe, found)
+            else:
+                jobs.append(ToWrite(scan, recipe, store_folder, folder, companions, name, root))
+        except NeuroageError as error:
+            result.take(scan, recipe, error)
+    need_gb = estimate_memory_gb([str(job.scan.path) for job in jobs], recipe)
+    outcomes = run_jobs(write_one, jobs, workers or Workers(), need_gb=need_gb)
+    for n_done, (place, outcome) in enumerate(outcomes, start=len(scans) - len(jobs) + 1):
+        result.take(jobs[place].scan, recipe, outcome)
         if progress:
             progress(n_done, len(scans))
     write_participants(folder, scans, names, bids_folder)
     return result
+
+
+def _companions(scan: Scan, recipe: Prepare) -> Companions:
+    if scan.path is None or not scan.path.exists():
+        raise DataError(f"{scan.scan_id}: {scan.path or 'the cohort names no file for it'}", expected="a file")
+    return companions_of(scan, recipe)
 
 
 def find_bids_folder(scans: Sequence[Scan]) -> Path | None:
@@ -101,7 +124,3 @@ def find_bids_folder(scans: Sequence[Scan]) -> Path | None:
 
 def _absolute(folder: Path | None) -> Path | None:
     return None if folder is None else folder.absolute()
-
-
-def _naming(scan: Scan, error: NeuroageError) -> str:
-    return str(error) if scan.path is None or scan.path.name in error.what else f"{scan.path}: {error}"

@@ -19,8 +19,8 @@ from neuroage.files import digest_text
 
 SUFFIXES = {"t1": "T1w", "t1c": "T1w", "t2": "T2w", "pd": "PDw", "flair": "FLAIR", "tof": "angio", "swi": "T2starw"}
 # In the order of BIDS; those of a source that no derivative of an anatomical image has are not kept.
-KEPT = ("task", "acq", "ce", "rec", "run", "echo", "flip", "inv", "mt", "part", "chunk")
-ORDER = ("sub", "ses", *KEPT, "space", "res", "label", "desc", "from", "to", "mode")
+KEPT = ("task", "acq", "ce", "rec", "run", "echo", "flip", "inv", "mt", "part", "space", "chunk")
+ORDER = ("sub", "ses", *KEPT, "res", "label", "desc", "from", "to", "mode")
 _FILE = re.compile(r"(?P<entities>(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)(?P<suffix>[a-zA-Z0-9]+)\.nii(?:\.gz)?$")
 _HASH_DIGITS = 6  # tells apart the few ids that would otherwise get one label
 
@@ -122,7 +122,7 @@ def _of_file(scan: Scan) -> ScanName | None:
     given = dict(part.split("-", 1) for part in match["entities"].strip("_").split("_"))
     if given.get("sub") != scan.subject_id.removeprefix("sub-"):
         return None
-    kept = [(key, given[key]) for key in (*KEPT, "space") if key in given]
+    kept = [(key, given[key]) for key in KEPT if key in given]
     suffix = "angio" if match["suffix"] == "MRA" else match["suffix"]
     return ScanName(given["sub"], given.get("ses", ""), tuple(kept), suffix)
 

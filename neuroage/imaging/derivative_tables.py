@@ -20,6 +20,7 @@ from neuroage.imaging.derivatives import read_sidecar
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTION, PEOPLE = "dataset_description.json", "participants.tsv"
+NO_WORDS_FOR = "*_xfm.txt\ngroup_*\n"  # what BIDS has no rules for yet, and its validator would complain of
 LINK = "raw"  # the name under which sources are found: bids:raw:sub-01/…
 
 
@@ -64,6 +65,8 @@ def write_description(folder: Path, bids_folder: Path | None = None) -> None:
     }
     if content != described:
         write_json(folder / DESCRIPTION, content)
+    if not (folder / ".bidsignore").exists():
+        write_text(folder / ".bidsignore", NO_WORDS_FOR)
 
 
 def write_participants(

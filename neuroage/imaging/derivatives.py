@@ -95,9 +95,8 @@ def prepare_and_write(
     companions = companions or companions_of(scan, recipe)
     sidecar = place_sidecar(name, recipe, out_folder)
     with hold(sidecar.with_name(f".{sidecar.name}.lock")):
-        found = read_sidecar(sidecar)
-        if found and found["digest"] == _digest(recipe) and found["source"] == _source(scan.path, companions):
-            return Written(scan.scan_id, sidecar, False, found["problem"])
+        if found := find_written(scan, recipe, out_folder, companions, name):
+            return found
         start = time.perf_counter()
         prepared = _prepared(scan.path, recipe, companions, store_folder)
         write_derivatives(
@@ -111,6 +110,18 @@ def prepare_and_write(
             seconds=time.perf_counter() - start,
         )
     return Written(scan.scan_id, sidecar, True, prepared.problem)
+
+
+def find_written(
+    scan: Scan, recipe: Prepare, out_folder: Path, companions: Companions, name: ScanName
+) -> Written | None:
+    """Find what stands there of a scan, made of the same files in this way; None where it has to be made."""
+    sidecar = place_sidecar(name, recipe, out_folder)
+    found = read_sidecar(sidecar)
+    if scan.path is None or not found or found["digest"] != _digest(recipe):
+        return None
+    same = found["source"] == _source(scan.path, companions)
+    return Written(scan.scan_id, sidecar, False, found["problem"]) if same else None
 
 
 def _prepared(path: Path, recipe: Prepare, companions: Companions, store_folder: Path | None) -> Prepared:
@@ -285,7 +296,8 @@ def _common(path: Path, companions: Companions, recipe: Prepare, bids_folder: Pa
     if space.code == ALIGNED and companions.reference is not None:
         reference = _uri(companions.reference, bids_folder)
     return {
-        "Sources": [_uri(file, bids_folder) for file in (path, *beside)],
+        # The folder of a DICOM series may be called after the person.
+        "Sources": [_uri(file, bids_folder) for file in (path, *beside) if not file.is_dir()],
         "SpatialReference": reference,
         "Resolution": " × ".join(f"{value:g}" for value in recipe.spacing) + " mm",
     }
@@ -317,7 +329,7 @@ def _found(prepared: Prepared, recipe: Prepare) -> dict[str, Any]:
         "problem": prepared.problem,
         "left_out": is_left_out(prepared.problem, recipe),
         "steps": prepared.record.get("steps", []),
-        "record": {key: value for key, value in prepared.record.items() if key != "steps"},
+        "record": {key: value for key, value in prepared.record.items() if key not in ("steps", "problem")},
     }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from neuroage.errors import DataError
+from neuroage.errors import DataError, UsageError
+from neuroage.imaging.read import Volume, read
 from neuroage.runs.recipe import Histogram
 
 # Percentiles of the landmarks (Nyúl 2000, doi:10.1109/42.836373, with the quartiles that NiftyNet keeps beside them).
@@ -32,6 +35,55 @@ def foreground_of(data: np.ndarray, foreground: str) -> np.ndarray:
     if foreground == "above_mean":
         return data > data.mean()
     return data != 0 if foreground == "nonzero" else np.ones_like(data, dtype=bool)
+
+
+def learn_landmarks(scans: Iterable[Volume | str | os.PathLike[str]], over: str = "nonzero") -> tuple[float, ...]:
+    """Learn landmarks for `prepare.histogram` from one's own training scans.
+
+    The percentiles of each scan are brought to a scale on which the 1st is 0 and the 99th is 100, and averaged. Scans
+    are read one after the other; twenty to fifty of one modality are enough. Validation and test scans stay out of it.
+
+    Args:
+        scans: Files, or volumes as `read` gives them.
+        over: The voxels that give the percentiles: nonzero, above_mean or all. The recipe's `histogram.over` has to be
+            the same.
+
+    Returns:
+        Thirteen rising numbers, for `PERCENTILES`, from 0 to 100.
+
+    Raises:
+        UsageError: There are no scans, or `over` is not known.
+        DataError: Scans have too few different intensities, as masks and scans that are mostly air have.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> scans = [Volume(rng.gamma(4, gain, (1, 20, 20, 20)).astype("float32"), np.eye(4)) for gain in (10, 30)]
+        >>> [round(number) for number in learn_landmarks(scans)][::4]
+        [0, 22, 43, 100]
+
+    Source: Nyúl 2000, doi:10.1109/42.836373, as TorchIO trains it.
+    """
+    if over not in ("nonzero", "above_mean", "all"):
+        raise UsageError(f"over {over!r}", expected="nonzero, above_mean or all")
+    found = []
+    for number, scan in enumerate(scans):
+        data = (scan if isinstance(scan, Volume) else read(scan)).data[0]
+        chosen = data[foreground_of(data, over)]
+        values = np.percentile(chosen, PERCENTILES) if chosen.size else np.zeros(len(PERCENTILES))
+        if values[-1] <= values[0]:
+            where = f"scan {number + 1}" if isinstance(scan, Volume) else os.fspath(scan)
+            raise DataError(f"{where}: its percentiles do not differ", expected="a scan with many intensities")
+        found.append(100 * (values - values[0]) / (values[-1] - values[0]))
+    if not found:
+        raise UsageError("no scans to learn landmarks from", expected="files or volumes of one modality")
+    landmarks = np.mean(found, axis=0)
+    if (np.diff(landmarks) <= 0).any():
+        raise DataError(
+            "the scans' percentiles do not rise",
+            expected="scans with many intensities",
+            fix="Where most voxels are empty background, learn over nonzero or above_mean.",
+        )
+    return tuple(float(landmark) for landmark in landmarks)
 
 
 def standardise_histogram(data: np.ndarray, histogram: Histogram, record: dict[str, Any]) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from heapq import nlargest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from neuroage.imaging.store import PreparedElsewhere, Store, StoredVolume
 from neuroage.imaging.workers import Workers, run_jobs
 from neuroage.runs.recipe import Preparation
 
-BASE_GB, NATIVE_COPIES = 0.4, 8  # see `_estimate_memory_gb`; measured by benchmarks/preparing.py
+BASE_GB, NATIVE_COPIES = 0.4, 10  # see `estimate_memory_gb`; measured by benchmarks/preparing.py
+LOOKED_AT = 20  # of the largest files, since packed ones do not say which holds most
 SCANS_A_LOOK = 200  # looked up in the store by one thread in a row; each takes a fifth of a millisecond
 
 
@@ -98,7 +100,7 @@ def prepare_scans(
             missing.append(found)
         else:
             settle(scan.scan_id, found)
-    workers, need_gb = workers or Workers(), _estimate_memory_gb(missing, recipe)
+    workers, need_gb = workers or Workers(), estimate_memory_gb([scan.path for scan in missing], recipe)
     for wait in (False, True):
         elsewhere = []
         job = partial(_prepare_scan, recipe=recipe, folder=store.folder.absolute(), wait=wait)
@@ -148,12 +150,15 @@ def _find(scan: Scan, recipe: Preparation, store: Store) -> StoredVolume | Neuro
     return found or _Missing(scan.scan_id, os.path.abspath(scan.path), replace(companions, **beside))
 
 
-def _estimate_memory_gb(missing: Sequence[_Missing], recipe: Preparation) -> float:
-    """Estimate what preparing the largest scan takes: the libraries, and its voxels as float32 a few times over."""
-    if recipe.kind != "volume" or not missing:
+def estimate_memory_gb(paths: Sequence[str], recipe: Preparation) -> float:
+    """Estimate what preparing the largest of these scans takes: the libraries, and its float32 voxels a few times.
+
+    0 for pictures, which take little.
+    """
+    if recipe.kind != "volume" or not paths:
         return 0.0
-    largest = max((scan.path for scan in missing), key=_n_bytes)
-    return BASE_GB + NATIVE_COPIES * 4 * _n_voxels(largest) / BYTES_A_GB
+    largest = nlargest(LOOKED_AT, paths, key=_n_bytes)
+    return BASE_GB + NATIVE_COPIES * 4 * max(map(_n_voxels, largest)) / BYTES_A_GB
 
 
 def _n_bytes(path: str) -> int:

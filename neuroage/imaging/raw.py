@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from neuroage.imaging.resampling import Grid, carry_mask, head_centre
 from neuroage.imaging.steps.companions import Companions, identity
 from neuroage.runs.recipe import Prepare
 from neuroage.runs.recipe_raw import Brain
-
-if TYPE_CHECKING:
-    from neuroage.imaging.steps.brain import BrainMask
 
 REGISTRATION_VERSION = 1  # raised whenever a registration gives another matrix than before, so that it is sought anew
 
@@ -188,35 +185,29 @@ class _Job:
 
     def _brain_of(self, wanted: Brain) -> np.ndarray:
         """Find the mask on the scan that shows the brain best: the reference where there is one."""
-        from neuroage.imaging.steps.brain import brain_mask
+        from neuroage.imaging.steps.brain import brain_mask, is_stripped
 
-        if self.reference is None or self.to_reference is None or wanted.mask == "file":
-            found = brain_mask(
-                self.volume, wanted, registration=self._registration_of_mask(), mask_file=self.companions.mask
-            )
-            self._note_mask(found)
+        shows = self.volume if self.reference is None or wanted.mask == "file" else self.reference
+        if wanted.mask == "auto":
+            wanted = wanted.model_copy(update={"mask": "nonzero" if is_stripped(shows) else "template"})
+        registration = self._registration_of_mask() if wanted.mask == "template" else None
+        found = brain_mask(shows, wanted, registration=registration, mask_file=self.companions.mask)
+        self.steps.append({"name": "brain", **found.record})
+        if problem := found.record.get("problem"):
+            self.problems.append(f"brain mask: {problem}")
+        if shows is self.volume or self.to_reference is None:
             return found.mask
-        found = brain_mask(self.reference, wanted, registration=self._registration_of_mask())
-        self._note_mask(found)
         onto = Grid(self.volume.shape, np.linalg.solve(self.to_reference.matrix, self.volume.affine))
-        return carry_mask(found.mask, self.reference.affine, onto)
+        return carry_mask(found.mask, shows.affine, onto)
 
-    def _registration_of_mask(self) -> Registration | None:
+    def _registration_of_mask(self) -> Registration:
         """Give the affine way to MNI152, which the template's mask needs wherever the scan ends."""
-        recipe = self.recipe
-        if recipe.brain is None or recipe.brain.mask != "template":
-            return None
-        if self.to_mni is not None and recipe.registration is not None and recipe.registration.kind == "affine":
+        if self.to_mni is not None and self.recipe.registration and self.recipe.registration.kind == "affine":
             return self.to_mni
         path = self.path if self.reference is None else self.companions.reference
         found = self._registered(self.reference or self.volume, path, "affine")
         self._note("registration", found, to="mni152", kind="affine")
         return found
-
-    def _note_mask(self, found: BrainMask) -> None:
-        self.steps.append({"name": "brain", **found.record})
-        if problem := found.record.get("problem"):
-            self.problems.append(f"brain mask: {problem}")
 
     def correct(self) -> None:
         wanted = self.recipe.bias_field

@@ -212,6 +212,7 @@ def _pool(n_processes: int, memory_gb: float | None) -> Iterator[ProcessPoolExec
                 fix='In a script, put the calls under `if __name__ == "__main__":`; or give them more memory.',
             ) from error
         yield pool
+        pool.shutdown()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -56,27 +56,28 @@ class Brain(Section):
     Attributes:
         mask: How the mask is made: `template` (that of MNI152 laid over the scan, refined by intensity; needs
             `registration`), `file` (a file beside each scan, or the cohort's column `mask_path`), `synthstrip` or `hd-bet`
-            (programs that have to be installed), or `nonzero` (the scan has no skull any more).
+            (programs that have to be installed), `nonzero` (the scan has no skull any more), or `auto`: `nonzero` where
+            the scan has no skull, else `template`.
         file: Where `mask: file` finds the mask of a scan: a pattern with {folder} and {stem} of the scan's path, such
             as "{folder}/{stem}_mask.nii.gz".
         margin_mm: The mask is grown by this much, or shrunk where negative.
     """
 
-    mask: Literal["template", "file", "synthstrip", "hd-bet", "nonzero"] = "template"
+    mask: Literal["auto", "template", "file", "synthstrip", "hd-bet", "nonzero"] = "template"
     file: str = ""
     margin_mm: Annotated[float, Field(ge=-20, le=20)] = 0.0
 
 
 class Vessels(Section):
-    """Enhance bright vessels of an angiography, and cut them out: multi-scale vesselness (Frangi 1998).
+    """Enhance bright vessels of an angiography, and cut them out by their shape at several radii (Sato 1998).
 
     Attributes:
-        radii_mm: Radii that are looked for, smallest to largest.
+        radii_mm: Radii that are looked for; what is thinner than a voxel is seen at the voxel's scale.
         output: `vesselness` (0 to 1), `binary` (a mask of vessels) or `enhanced` (intensity × vesselness).
-        share: For `binary`: the share of the head's volume that the brightest vessels take. null: found by the
-            method's own threshold.
+        share: For `binary`: the share of the head's volume that the brightest vessels take. null: thresholds found
+            from each scan's own tissue and lumina.
     """
 
-    radii_mm: tuple[Positive, ...] = (0.5, 1.0, 1.5, 2.0)
+    radii_mm: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=12)] = (0.5, 1.0, 1.5, 2.0)
     output: Literal["vesselness", "binary", "enhanced"] = "binary"
     share: Annotated[float, Field(gt=0, lt=0.5)] | None = None

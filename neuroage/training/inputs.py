@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import Counter
@@ -12,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from neuroage.cohort import Cohort
+from neuroage.cohort.dicom import LOOKED_AT
+from neuroage.cohort.dicom_header import looks_like_dicom
+from neuroage.cohort.image_files import split_volume
 from neuroage.errors import UsageError
 from neuroage.imaging import picture, read
 
@@ -35,7 +39,7 @@ def gather_scans(
     parts: list[pd.DataFrame] = []
     alone: list[Path] = []
     for given in map(Path, inputs):
-        if not given.exists():
+        if not split_volume(given)[0].exists():
             raise UsageError(f"No such file or folder: {given}", expected="scans, folders or cohort tables")
         name = given.name.lower()
         if name.endswith(TABLE_SUFFIXES):
@@ -81,11 +85,8 @@ FILES_OF = {"volume": _volumes_in, "picture": _pictures_in}
 
 
 def _is_dicom_folder(folder: Path) -> bool:
-    files = [path for path in folder.iterdir() if path.is_file()]
-    if not files:
-        return False
-    with open(files[0], "rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return any(looks_like_dicom(path) for path in itertools.islice(files, LOOKED_AT))
 
 
 def _table_of_files(files: Sequence[Path], modality: str) -> pd.DataFrame:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import torchio as tio
 
 from neuroage.errors import DataError, UsageError
-from neuroage.imaging.histogram import LANDMARKS, PERCENTILES, foreground_of, standardise_histogram
+from neuroage.imaging.histogram import (
+    LANDMARKS,
+    PERCENTILES,
+    foreground_of,
+    learn_landmarks,
+    standardise_histogram,
+)
 from neuroage.imaging.prepare import prepare
-from neuroage.imaging.read import Volume
+from neuroage.imaging.read import Volume, read
 from neuroage.runs.recipe import Histogram, Recipe
 
 OWN = (0, 3, 5, 9, 10, 20, 40, 41, 60, 62, 70, 90, 101)
@@ -109,3 +118,39 @@ def test_the_histogram_is_that_of_what_statistics_are_taken_over(statistics: str
     part = standardise_histogram(data[crop], Histogram(), {})
     np.testing.assert_allclose(prepared, whole if statistics == "grid" else part, atol=1e-4)
     assert np.abs(whole - part).mean() > 3
+
+
+@pytest.mark.parametrize(
+    ("over", "masking"),
+    [("nonzero", lambda data: data != 0), ("above_mean", lambda data: data > data.float().mean())],
+)
+def test_learnt_landmarks_are_torchios(tmp_path: Path, over: str, masking: object) -> None:
+    paths = []
+    for seed, gain in enumerate((1.0, 2.5, 0.4)):
+        paths.append(tmp_path / f"{seed}.nii.gz")
+        nib.save(nib.Nifti1Image(gain * head(seed) ** (1 + 0.1 * seed), np.eye(4)), paths[-1])
+    theirs = tio.HistogramStandardization.train(paths, masking_function=masking, progress=False)
+    ours = learn_landmarks(paths, over=over)
+    np.testing.assert_allclose(ours, theirs, atol=0.05)
+    assert Histogram(landmarks=ours, over=over).landmarks == ours
+    assert learn_landmarks([read(path) for path in paths], over=over) == ours
+
+
+def test_scans_of_other_gain_agree_once_brought_to_learnt_landmarks() -> None:
+    volumes = [Volume(gain * head(seed)[None], np.eye(4)) for seed, gain in enumerate((1.0, 3.0))]
+    histogram = Histogram(landmarks=learn_landmarks(volumes), over="nonzero")
+    one, other = (standardise_histogram(volume.data[0], histogram, {}) for volume in volumes)
+    assert np.mean(one[one > 5]) == pytest.approx(np.mean(other[other > 5]), rel=0.02)
+
+
+def test_landmarks_cannot_be_learnt_from_masks_air_or_nothing() -> None:
+    mask = Volume((head() > 0)[None].astype(np.float32), np.eye(4))
+    with pytest.raises(DataError, match="do not differ"):
+        learn_landmarks([mask])
+    mostly_air = Volume((head(background=0.6))[None], np.eye(4))
+    with pytest.raises(DataError, match="do not rise"):
+        learn_landmarks([mostly_air], over="all")
+    with pytest.raises(UsageError, match="no scans"):
+        learn_landmarks([])
+    with pytest.raises(UsageError, match="brain"):
+        learn_landmarks([mask], over="brain")

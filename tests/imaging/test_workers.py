@@ -1,43 +1,19 @@
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scale_cases import wait_until
+from worker_cases import work
 
 from neuroage.errors import DataError, NeuroageError, UsageError
 from neuroage.imaging import machine
 from neuroage.imaging.locks import hold
 from neuroage.imaging.machine import ITK_THREADS, free_memory_gb, one_thread_each
 from neuroage.imaging.workers import WorkerLost, Workers, run_jobs
-
-
-def work(job: str) -> Any:
-    """Do what a word says: what may happen to a job."""
-    if job == "bad":
-        raise DataError("a bad scan")
-    if job == "itk":
-        raise RuntimeError("in itkImage.hxx:179\nFailed to allocate memory for image.")
-    if job == "killer":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if job == "greedy":
-        return len(bytearray(2_000_000_000))
-    if job == "threads":
-        import numpy  # noqa: F401  (loads linear algebra)
-        import SimpleITK as sitk
-        from threadpoolctl import threadpool_info
-
-        return {
-            "itk": sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(),
-            "blas": max((pool["num_threads"] for pool in threadpool_info()), default=0),
-            "numba": os.environ["NUMBA_NUM_THREADS"],
-        }
-    return job.upper()
 
 
 def outcomes(jobs: list[str], workers: Workers) -> list[Any]:
@@ -149,13 +125,6 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
     lock, order = tmp_path / "locks" / "a.lock", []
 
@@ -176,27 +145,19 @@ def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
     assert not list(lock.parent.iterdir())
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two worker processes of Dask on this machine, each with one thread."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as started:
-        yield started
-
-
-def test_a_cluster_gives_the_same_as_this_process(cluster: Any) -> None:
+def test_a_cluster_gives_the_same_as_this_process(dask_cluster: Any) -> None:
     words = ["a", "bad", "b", "threads"]
-    a, bad, b, threads = outcomes(words, Workers(scheduler=cluster.scheduler_address))
+    a, bad, b, threads = outcomes(words, Workers(scheduler=dask_cluster.scheduler_address))
     assert (a, b) == ("A", "B")
     assert isinstance(bad, NeuroageError) and bad.what == "a bad scan"
     assert threads["itk"] == 1
 
 
-def test_a_job_that_ends_its_worker_is_named_on_a_cluster_too(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)  # three by default, each with a new worker
-    (killer,) = outcomes(["killer"], Workers(scheduler=cluster.scheduler_address))
+def test_a_job_that_ends_its_worker_is_named_on_a_cluster_too(
+    dask_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_cluster.scheduler, "allowed_failures", 0)  # three by default, each with a new worker
+    (killer,) = outcomes(["killer"], Workers(scheduler=dask_cluster.scheduler_address))
     assert isinstance(killer, WorkerLost)
 
 

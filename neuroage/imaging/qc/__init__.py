@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from neuroage.cohort import Scan
+from neuroage.cohort.image_files import split_volume
 from neuroage.errors import DataError, NeuroageError, UsageError
 from neuroage.imaging.qc.figures import figures_of
 from neuroage.imaging.qc.page import ScanRow, write_page
@@ -118,7 +118,7 @@ class _Gathered:
         self.grids: dict[tuple[float, ...], np.ndarray] = {}
         self.grid_of: dict[int, tuple[float, ...]] = {}
         register = getattr(recipe, "registration", None)
-        self.on_template = register is not None and register.to == "mni152"
+        self.registered_to = register.to if register is not None else ""
 
     def take(self, scan: Scan, store: Store, failure: str) -> None:
         row = ScanRow(scan.scan_id)
@@ -138,20 +138,20 @@ class _Gathered:
     def _find(self, scan: Scan, store: Store) -> StoredVolume | None:
         if scan.path is None:
             raise DataError("the cohort names no file for it")
-        if not scan.path.exists():
+        if not split_volume(scan.path)[0].exists():
             raise DataError("its file is gone")
         return store.get(scan.path, self.recipe, companions_of(scan, self.recipe))
 
     def _draw(self, stored: StoredVolume, place: int) -> None:
         row, record = self.rows[place], stored.record
-        row.problem = stored.problem or _problem_in(record)
+        row.problem = stored.problem or str(record.get("problem") or "")  # the second where it is kept in spite of it
         row.figures = figures_of(record)
         picture = self.sheet.draw(stored.map())
         row.picture = encode(picture)
-        self.thumbnails[place] = picture[::2, ::2]
+        self.thumbnails[place] = picture[::2, ::2].copy()  # a view would keep the whole picture
         if not row.problem:
             self.sum = picture.astype(np.float64) if self.sum is None else self.sum + picture
-        if len(self.sheet.size) == 3 and (self.on_template or record.get("centred_on") == "template"):
+        if self.registered_to == "mni152" or (not self.registered_to and record.get("centred_on") == "template"):
             affine = np.asarray(record["affine"])
             key = tuple(np.round(affine[:3].ravel(), 1).tolist())
             self.grids.setdefault(key, affine)
@@ -189,11 +189,6 @@ class _Gathered:
             values -= values.mean()
             likeness = float(mean @ values / (np.linalg.norm(values) or 1.0))
             self.rows[place].figures = {"likeness": likeness, **self.rows[place].figures}
-
-
-def _problem_in(record: Mapping[str, Any]) -> str:
-    registration = record.get("registration")
-    return str(registration.get("problem") or "") if isinstance(registration, Mapping) else ""
 
 
 def _without_paths(text: str, path: Path | None) -> str:

@@ -16,8 +16,18 @@ FEWEST = 8  # scans with a figure; of fewer, no usual spread can be told
 FURTHEST = 10.0  # a z beyond it says no more
 N_JUDGED = 3  # figures whose z make the oddness: one alone is often chance
 FLOOR = 0.01  # of the median: a spread below it is no spread (all scans of one scanner, and rounding)
-HIGH_IS_GOOD = ("similarity", "correlation", "overlap", "coverage", "dice", "likeness")  # only a low one is odd
-LOW_IS_GOOD = ("seconds", "cost", "distance")  # never judged: they tell of the search, not of the scan
+# Words in names of figures of which more is better, so that only a low one is odd.
+HIGH_IS_GOOD = {
+    "similarity", "information", "score", "corr", "correlation", "overlap", "dice", "coverage", "covered", "inside",
+    "likeness",
+}  # fmt: skip
+OF_THE_SEARCH = (
+    "seconds",
+    "iterations",
+    "change",
+    "coarse",
+    "translation",
+)  # words in names of figures that are no quality
 # How a file was written, not how good it is.
 GEOMETRY = (
     "voxel_mm", "voxel_ratio", "field_mm_r", "field_mm_a", "field_mm_s", "brightness", "distinct_values",
@@ -36,17 +46,22 @@ KNOWN: dict[str, tuple[str, str, str]] = {
     "head_mm_a": ("Length", "mm", "of the head, back to front"),
     "head_mm_s": ("Height", "mm", "of the head, bottom to top"),
     "background_share": ("Background", "", "share of voxels that have exactly the least value"),
+    "field_mm_r": ("Field width", "mm", "of the file's grid, left to right"),
+    "field_mm_a": ("Field length", "mm", "of the file's grid, back to front"),
+    "field_mm_s": ("Field height", "mm", "of the file's grid, bottom to top"),
     "voxel_mm": ("Voxel", "mm", "geometric mean of the file's voxel sides"),
     "spacing": ("Spacing", "mm", "voxel sides of the file"),
     "orientation": ("Axes", "", "orientation of the file's axes"),
     "rotation_deg": ("Rotation", "°", "of the head against the template"),
+    "information": ("Information", "", "mutual information of the registered scan and what it was registered to"),
+    "inside": ("Inside", "", "share of the template that lies inside of the scan"),
     "similarity": ("Similarity", "", "of the registered scan and the template"),
     "overlap": ("Overlap", "", "of the registered scan's head or brain and the template's"),
     "coverage": ("Coverage", "", "share of the template that the scan covers"),
 }
 UNITS = {"_mm": "mm", "_ml": "ml", "_deg": "°", "_percent": "%"}
-SHOWN = ("likeness", "head_ml", "blur_mm", "bright_tail", "spacing", "orientation")  # at first, besides registration's
-N_SHOWN_OF_REGISTRATION = 5
+SHOWN = ("likeness", "brain.volume_ml", "head_ml", "blur_mm", "bright_tail", "spacing", "orientation")  # at first
+N_SHOWN_OF_REGISTRATION = 3  # and so many of registration's own
 
 
 @dataclass
@@ -69,29 +84,44 @@ class Column:
     z: np.ndarray = field(default_factory=lambda: np.empty(0))
     usual: tuple[float, float, float] | None = None
 
+    @property
+    def low_is_odd(self) -> bool:
+        """Whether more of it is better, so that only a low one is odd."""
+        return not HIGH_IS_GOOD.isdisjoint(self.key.rpartition(".")[2].split("_"))
+
     def to_dict(self) -> dict[str, Any]:
         """Give what the page needs to know of it."""
-        label, unit, meaning = KNOWN.get(self.key.rpartition(".")[2], ("", "", ""))
-        unit = unit or next((unit for ending, unit in UNITS.items() if self.key.endswith(ending)), "")
-        name = self.key.replace("_", " ").replace(".", " ")
-        text = any(isinstance(value, str) for value in self.values)
-        return {"key": self.key, "label": label or name[:1].upper() + name[1:], "unit": unit, "meaning": meaning,
-                "shown": self.shown, "judged": self.judged, "text": text, "usual": self.usual}  # fmt: skip
+        step, _, last = self.key.rpartition(".")
+        label, unit, meaning = KNOWN.get(last, ("", "", ""))
+        ending = next((ending for ending in UNITS if last.endswith(ending)), "")
+        name = last.removesuffix(ending).replace("_", " ")
+        return {
+            "key": self.key,
+            "label": label or name[:1].upper() + name[1:],
+            "step": step.replace("_", " "),
+            "unit": unit or UNITS.get(ending, ""),
+            "meaning": meaning,
+            "shown": self.shown,
+            "judged": self.judged,
+            "text": any(isinstance(value, str) for value in self.values),
+            "usual": self.usual,
+            "lowIsOdd": self.low_is_odd,
+        }
 
 
 def figures_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the figures out of a scan's record, flat: registration's, those of other steps, the file's own.
+    """Take the figures out of a scan's record, flat: those of the steps, and the file's own.
 
-    A figure of a step is called `step.figure`; lists of up to three numbers become one figure each.
+    A figure of a step is called `step.figure`, such as `registration.inside`; of a second step of that name
+    `step_target.figure`. Lists of two or three numbers become one figure each.
     """
     found: dict[str, Any] = {}
-    registration = record.get("registration")
-    if isinstance(registration, Mapping):
-        _flatten({key: value for key, value in registration.items() if key != "quality"}, "registration", found)
-        _flatten(registration.get("quality") or {}, "registration", found)
+    names = set[str]()
     for step in record.get("steps") or []:
-        kept = {key: value for key, value in step.items() if key not in ("name", "parameters", "programs")}
-        _flatten(kept, str(step.get("name", "step")), found)
+        name = str(step.get("name", "step"))
+        name = f"{name}_{step.get('to', 'again')}" if name in names else name
+        names.add(name)
+        _flatten({key: value for key, value in step.items() if key != "parameters"}, name, found)
     found.update({key: value for key, value in (record.get("native") or {}).items() if _is_number(value)})
     if spacing := record.get("native_spacing_mm"):
         found["spacing"] = " × ".join(f"{value:.2f}".rstrip("0").rstrip(".") for value in spacing)
@@ -121,17 +151,18 @@ def make_columns(figures: Sequence[Mapping[str, Any]]) -> list[Column]:
         figures: Those of each scan; empty for a scan that has none.
 
     Returns:
-        A column for each figure that differs between scans or is shown at first: registration's, then what is shown
-        at first, then the rest by name.
+        A column for each figure that differs between scans: registration's first, then what is shown at first, then
+        the rest by name.
     """
     keys = list(dict.fromkeys(key for row in figures for key in row))
-    of_registration = [key for key in keys if key.startswith("registration.") and _judged(key)]
+    varies = {key: len({row.get(key) for row in figures} - {None}) for key in keys}
+    of_registration = [key for key in keys if key.startswith("registration.") and _judged(key) and varies[key] > 2]
     first = {*of_registration[:N_SHOWN_OF_REGISTRATION], *SHOWN}
     columns = []
     for key in keys:
         values = [row.get(key) for row in figures]
-        if key in first or len(set(values) - {None}) > 1:
-            columns.append(Column(key, values, _judged(key), key in first))
+        if key in SHOWN or varies[key] > 1:
+            columns.append(Column(key, values, _judged(key) and varies[key] > 2, key in first))  # yes or no is no size
     for column in columns:
         _judge(column)
     order = {key: place for place, key in enumerate([*of_registration, *SHOWN])}
@@ -140,7 +171,7 @@ def make_columns(figures: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 def _judged(key: str) -> bool:
     last = key.rpartition(".")[2]
-    return last not in GEOMETRY and not any(word in last for word in LOW_IS_GOOD)
+    return last not in GEOMETRY and not any(word in last for word in OF_THE_SEARCH)
 
 
 def _judge(column: Column) -> None:
@@ -178,5 +209,4 @@ def oddness(columns: Sequence[Column]) -> np.ndarray:
 
 
 def _distance(column: Column) -> np.ndarray:
-    good = any(word in column.key for word in HIGH_IS_GOOD)
-    return np.asarray(np.maximum(-column.z, 0) if good else np.abs(column.z))
+    return np.asarray(np.maximum(-column.z, 0) if column.low_is_odd else np.abs(column.z))

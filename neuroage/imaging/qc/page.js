@@ -52,15 +52,20 @@
     const digits = size >= 100 || Number.isInteger(value) ? 0 : size >= 10 ? 1 : size >= 0.1 || size === 0 ? 2 : 3;
     return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   }
+  const lengths = (column) => [...new Set(values[columns.indexOf(column)])].slice(0, 500).map((value) => (value || "").length);
+  const full = (column) => column.label + (column.step && column.step !== "registration" ? ` (${column.step})` : "");
+  const withUnit = (column) => full(column) + (column.unit ? `, ${column.unit}` : "");
+  const below = (column) => [column.step, column.unit].filter(Boolean).join(", ");
   const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(1);
-  const isOdd = (column, place) => columns[column].judged && Math.abs(z[column][place] ?? 0) >= ODD;
+  const isOdd = (column, place) => columns[column].judged &&
+    (columns[column].lowIsOdd ? -(z[column][place] ?? 0) : Math.abs(z[column][place] ?? 0)) >= ODD;
   function about(place) {
     const scan = scans[place];
     if (scan.problem) return scan.problem;
     if (!scan.prepared) return "not prepared";
     return columns.map((column, at) => [at, z[at][place]]).filter(([at]) => isOdd(at, place))
       .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 3)
-      .map(([at, far]) => `${columns[at].label} ${far < 0 ? "low" : "high"} (${signed(far)})`).join(", ");
+      .map(([at, far]) => `${full(columns[at])} ${far < 0 ? "low" : "high"} (${signed(far)})`).join(", ");
   }
   const words = scans.map((scan, place) => `${scan.id} ${about(place)}`.toLowerCase());
   const rank = (scan) => (scan.problem ? 0 : scan.prepared ? 1 : 2);
@@ -191,10 +196,10 @@
   }
 
   // Headings
-  function heading(key, label, unit, meaning, text) {
+  function heading(key, label, unit, meaning, lowFirst, text) {
     const sorted = state.key === key;
     const button = element("button", { type: "button", class: text ? "text" : null, title: meaning || label, onclick: () => {
-      state.down = state.key === key ? !state.down : !text && !/similarity|overlap|coverage|likeness/.test(key);
+      state.down = state.key === key ? !state.down : !lowFirst;
       state.key = key;
       headings();
       arrange(false);
@@ -206,13 +211,14 @@
     const had = document.activeElement?.closest("#head [data-key]")?.dataset.key;
     const shownColumns = columns.filter((column) => column.shown);
     root.style.setProperty("--figures", shownColumns.map((column) => {
-      const longest = Math.max(column.label.length, column.unit.length);
-      return Math.max(column.text ? 104 : LEAST, Math.min(longest, 14) * 6.6 + 2 * PADDING) + "px";
+      const longest = Math.max(column.label.length, below(column).length);
+      if (column.text) return Math.min(22, Math.max(longest, ...lengths(column))) * 7.2 + 2 * PADDING + "px";
+      return Math.max(LEAST, Math.min(longest, 20) * 6.4 + 2 * PADDING) + "px";
     }).join(" ") + " 1fr");
-    $("head").replaceChildren(heading("id", "Scan", "exclude", "by name", true),
+    $("head").replaceChildren(heading("id", "Scan", "exclude", "by name", true, true),
       element("div", { role: "columnheader" }, element("button", { type: "button", class: "text", disabled: true }, "Picture")),
       heading("odd", "Oddness", "", page.oddness),
-      ...shownColumns.map((column) => heading(column.key, column.label, column.unit, column.meaning || column.key, column.text)));
+      ...shownColumns.map((column) => heading(column.key, column.label, below(column), column.meaning || column.key, column.lowIsOdd || column.text, column.text)));
     if (had) $("head").querySelector(`[data-key="${CSS.escape(had)}"] button`)?.focus();
   }
 
@@ -234,7 +240,7 @@
     $("large-figures").replaceChildren(...columns.map((column, index) => {
       const far = z[index][place], usual = column.usual;
       return element("div", { class: isOdd(index, place) ? "cell-odd" : null, title: column.meaning || column.key },
-        element("span", {}, column.label + (column.unit ? `, ${column.unit}` : "")),
+        element("span", {}, withUnit(column)),
         element("b", {}, shown(values[index][place])),
         element("small", {}, usual ? `${shown(usual[1])} – ${shown(usual[2])}` + (isOdd(index, place) ? ` · z ${signed(far)}` : "") : ""));
     }));
@@ -304,7 +310,7 @@
   $("column-list").append(...columns.map((column) => {
     const box = element("input", { type: "checkbox", onchange: (event) => { column.shown = event.target.checked; headings(); clear(); } });
     box.checked = column.shown;
-    return element("label", { title: column.meaning || column.key }, box, column.label + (column.unit ? `, ${column.unit}` : ""));
+    return element("label", { title: column.meaning || column.key }, box, withUnit(column));
   }));
   const drawn = [...new Set(page.overlays)];
   $("overlay-words").textContent = drawn.length

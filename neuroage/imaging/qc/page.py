@@ -28,8 +28,9 @@ DIGITS = 4  # significant ones of a figure; the page rounds further
 RULE = (
     "Worst first: scans with a problem, then the others by oddness, then those not prepared. A figure's z is its "
     "distance to the cohort's median over 1.4826 times the median absolute deviation, and at most "
-    f"{FURTHEST:g}. Oddness is the mean of a scan's {N_JUDGED} largest |z|; of similarity, overlap, coverage and "
-    "likeness only low values count, and how a file was written (voxel size, field of view, units) does not count. "
+    f"{FURTHEST:g}. Oddness is the mean of a scan's {N_JUDGED} largest |z|; of likeness, "
+    "coverage and the like only low values count, and how a file was written (voxel size, field of view, units) does "
+    "not count. "
     "Shaded figures lie more than 3 from the median. Odd is not wrong: a rare brain is odd, too. Look before you tick."
 )
 

@@ -214,10 +214,9 @@ def _learn_curvature(inverse: np.ndarray, motion: np.ndarray, change: np.ndarray
 
 def intensity_range(points: Points, picture: Picture, matrix: np.ndarray) -> tuple[float, float]:
     """Give the range of the picture's intensities where the points fall, without its few extremes."""
-    levels, slopes = np.empty(len(points.places_mm)), np.empty((len(points.places_mm), 3))
     low, high = float(picture.data.min()), float(picture.data.max())
     high = high if high > low else low + 1
-    _measure(points, picture, matrix, (low, high), levels, slopes)
+    levels = _levels(points, picture, matrix, (low, high))
     inside = levels[~np.isnan(levels)]
     if not inside.size:
         return low, high
@@ -226,6 +225,17 @@ def intensity_range(points: Points, picture: Picture, matrix: np.ndarray) -> tup
         return low, high
     unit = (high - low) / (N_LEVELS - 4)
     return low + float(first - 1) * unit, low + float(last - 1) * unit
+
+
+def sample_levels(points: Points, picture: Picture, matrix: np.ndarray) -> np.ndarray:
+    """Give the level of the picture's intensity at each point, (N,), 1 to 29; NaN outside."""
+    return _levels(points, picture, matrix, intensity_range(points, picture, matrix))
+
+
+def _levels(points: Points, picture: Picture, matrix: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    levels, slopes = np.empty(len(points.places_mm)), np.empty((len(points.places_mm), 3))
+    _measure(points, picture, matrix, limits, levels, slopes)
+    return levels
 
 
 def _measure(

@@ -16,6 +16,8 @@ from neuroage.imaging.read import Volume
 from neuroage.imaging.registration.align import Picture, coarsen
 
 SPACING_MM = 4.0
+BEYOND_MM = 24.0  # more than the ring around a template's brain, so that a brain cut out closely keeps all of it
+TOUCHED = 0.05  # share of a face of the scan that a head which ends there may touch
 SHARE_OF_RANGE = 0.1  # above the darkest voxels: BET's threshold (Smith 2002, doi:10.1002/hbm.10062)
 
 
@@ -63,3 +65,17 @@ def _read_nearest(mask, to_mask, shape):
                 w = min(max(w, 0), mask.shape[2] - 1)
                 result[i, j, k] = mask[u, v, w]
     return result
+
+
+def air_beyond(picture: Picture) -> Picture:
+    """Count every voxel, and let the air go on beyond the faces of the scan that the head hardly touches."""
+    spacing = np.linalg.norm(picture.affine[:3, :3], axis=0)
+    widths = []
+    for axis in range(3):
+        width = int(np.ceil(BEYOND_MM / spacing[axis]))
+        faces = [picture.mask.take(index, axis) for index in (0, -1)]
+        widths.append([width if face.mean() < TOUCHED else 0 for face in faces])
+    affine = picture.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in widths]
+    data = np.pad(picture.data, widths, constant_values=float(np.quantile(picture.data, 0.01)))
+    return Picture(data, np.zeros((0, 0, 0), np.uint8), affine)

@@ -109,8 +109,8 @@ def climb(levels, slopes, labels, log_share, points, centre, radius):
         radius: Divides the places, so that all twelve numbers are lengths.
 
     Returns:
-        The slope (12,), and the sum of products of the levels' own slopes (12, 12), both per point inside: number 4·a + b
-        moves along axis a, in proportion to axis b of the place, or to 1 for b = 3.
+        The slope (12,), and the sum of products of the levels' own slopes (12, 12), both per point inside. Number
+        4·a + b moves along axis a, in proportion to axis b of the place, or to 1 for b = 3.
     """
     slope, products, one = np.zeros(12), np.zeros((12, 12)), np.zeros(12)
     n_inside = 0

@@ -3,106 +3,103 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from neuroage.errors import UsageError
 from neuroage.imaging.read import Volume
-from neuroage.imaging.registration.align import Fit, Picture, Points, coarsen, draw_points, refine
-from neuroage.imaging.registration.head import find_head, mask_picture
-from neuroage.imaging.registration.mni152 import Template, load_mni152
+from neuroage.imaging.registration.align import Fit, Picture, coarsen, refine
+from neuroage.imaging.registration.head import air_beyond, find_head, mask_picture
+from neuroage.imaging.registration.mni152 import Template
+from neuroage.imaging.registration.quality import SHARP, find_problem, is_stripped, measure, sharpness
 from neuroage.imaging.registration.result import Registration
-from neuroage.imaging.registration.start import Classes, find_starts
+from neuroage.imaging.registration.start import find_starts
+from neuroage.imaging.registration.target import SPACINGS_MM, Target, make_target, mni152_target
 
-SPACINGS_MM = (8, 4, 2)
-RING_MM = 8.0  # looked at around the brain: liquor and skull, before the scalp
-N_STARTS = (24, 4)  # refined at 8 mm, then at 4 mm
-
-
-class Target(NamedTuple):
-    """A template made ready to be looked for: classes for the start, points for each level, where its brain is."""
-
-    classes: Classes
-    points: dict[int, Points]
-    inner: dict[int, np.ndarray]
+KINDS = ("affine", "rigid")
+N_REFINED = (24, 4)  # starts taken on at 8 mm, and of these at 4 mm
+LEAST_HEAD_LITRES = 0.3  # a third of the smallest adult brain
 
 
-def register_to_template(volume: Volume, template: Template | None = None, *, kind: str = "affine") -> Registration:
-    """Find where a template's places lie in a scan."""
-    if kind not in ("affine", "rigid"):
-        raise UsageError(f"kind = {kind!r}", expected="affine or rigid")
+def register_to_template(
+    volume: Volume, template: Template | Target | None = None, *, kind: str = "affine"
+) -> Registration:
+    """Find where a template's places lie in a scan of a head, with or without its skull.
+
+    All poses within 90 degrees of the one that the header claims are tried, and all others where none of these fits
+    well. A failure does not raise: `problem` says so. Which side is left cannot be seen in a head, so a scan whose
+    header exchanges left and right registers as well as any other.
+
+    Args:
+        volume: Any orientation, contrast and field of view that holds most of the brain.
+        template: To register to; None for MNI152. `make_target` prepares another one once for many scans.
+        kind: "affine" (12 degrees of freedom), or "rigid": the turn and the shift of the affine one without its scales.
+
+    Returns:
+        Template millimetres to scan millimetres, figures of quality, and what speaks against the result.
+
+    Raises:
+        UsageError: `kind` is unknown, or nilearn, which brings MNI152, is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from neuroage.imaging.read import Volume
+        >>> empty = Volume(np.ones((1, 40, 40, 40), np.float32), np.diag([4.0, 4, 4, 1]))
+        >>> register_to_template(empty).problem
+        'No head was found in the scan.'
+    """
+    if kind not in KINDS:
+        raise UsageError(f"kind = {kind!r}", expected=f"one of {', '.join(KINDS)}")
     began = time.perf_counter()
-    target = _mni152() if template is None else make_target(template)
+    target = template if isinstance(template, Target) else make_target(template) if template else mni152_target()
     head = find_head(volume)
-    whole = {spacing: coarsen(volume, None, spacing) for spacing in SPACINGS_MM}
-    pictures = {spacing: mask_picture(picture, head) for spacing, picture in whole.items()}
-    whole = {spacing: _pad(picture) for spacing, picture in pictures.items()}
-    fit, stripped = _search(target, whole, pictures, head, near_header=True)
-    final = whole if stripped else pictures
-    for spacing in (4, 2):
-        fit = refine(target.points[spacing], final[spacing], fit.matrix, "affine")
-    return Registration(fit.matrix, {"information": fit.information, "inside": fit.inside, "score": fit.score, "stripped": float(stripped), "ring": _ring_share(target, pictures[8], fit.matrix)}, "", time.perf_counter() - began)
+    if head.mask.sum() * abs(np.linalg.det(head.affine)) < LEAST_HEAD_LITRES * 1e6:
+        return Registration(np.eye(4), {}, "No head was found in the scan.", time.perf_counter() - began)
+    heads = {spacing: mask_picture(coarsen(volume, None, spacing), head) for spacing in SPACINGS_MM}
+    brains = {spacing: air_beyond(picture) for spacing, picture in heads.items()}
+    fit, stripped = _search(target, heads, brains, head)
+    pictures = brains if stripped else heads
+    fit = refine(target.points[2], pictures[2], fit.matrix, "affine")
+    quality = measure(target, heads[4], pictures[4], fit.matrix, stripped=stripped)
+    matrix = fit.matrix if kind == "affine" else _without_scale(fit.matrix, target.classes.centre_mm)
+    return Registration(matrix, quality, find_problem(quality), time.perf_counter() - began)
 
 
-def _search(target, whole, pictures, head, *, near_header: bool) -> tuple[Fit, bool]:
-    starts = find_starts(head, target.classes, near_header=near_header)
-    best = _refine_starts(target, pictures, [start.matrix for start in starts])
-    stripped = _ring_share(target, pictures[8], best.matrix) < 0.7
-    if stripped:
-        best = _refine_starts(target, whole, [best.matrix] + [start.matrix for start in starts])
-    return best, stripped
+def _search(target: Target, heads: dict[int, Picture], brains: dict[int, Picture], head: Picture) -> tuple[Fit, bool]:
+    """Find the best pose at 4 mm, and whether the skull is off.
+
+    At first air does not count; see `find_head`. Where that shows that nothing but air lies around the brain, the
+    border of the brain is what fixes its size, and air counts.
+    """
+    best: tuple[float, Fit, bool] | None = None
+    for near_header in (True, False):
+        starts = [start.matrix for start in find_starts(head, target.classes, near_header=near_header)]
+        fit = _refine_all(target, heads, starts)
+        stripped = is_stripped(target, heads[4], fit.matrix)
+        if stripped:
+            fit = _refine_all(target, brains, [fit.matrix, *starts])
+        fit = refine(target.points[4], (brains if stripped else heads)[4], fit.matrix, "affine")
+        sharp = sharpness(target, (brains if stripped else heads)[4], fit.matrix)
+        if best is None or sharp > best[0]:
+            best = sharp, fit, stripped
+        if best[0] >= SHARP:
+            break
+    assert best is not None
+    return best[1:]
 
 
-def _refine_starts(target, pictures, matrices) -> Fit:
-    coarse = [refine(target.points[8], pictures[8], matrix, "similarity") for matrix in matrices[: N_STARTS[0]]]
+def _refine_all(target: Target, pictures: dict[int, Picture], starts: Sequence[np.ndarray]) -> Fit:
+    coarse = [refine(target.points[8], pictures[8], matrix, "similarity") for matrix in starts[: N_REFINED[0]]]
     coarse.sort(key=lambda fit: -fit.score)
-    fine = [refine(target.points[4], pictures[4], fit.matrix, "similarity") for fit in coarse[: N_STARTS[1]]]
+    fine = [refine(target.points[4], pictures[4], fit.matrix, "similarity") for fit in coarse[: N_REFINED[1]]]
     return max(fine, key=lambda fit: fit.score)
 
 
-def _ring_share(target, picture, matrix):
-    ring = ~target.inner[8]
-    voxels = np.linalg.solve(picture.affine, matrix)[:3]
-    places = np.rint(target.points[8].places_mm[ring] @ voxels[:, :3].T + voxels[:, 3]).astype(int)
-    inside = ((places >= 0) & (places < picture.data.shape)).all(1)
-    return float(picture.mask[tuple(places[inside].T)].mean()) if inside.any() else 0.0
-
-
-@lru_cache(maxsize=1)
-def _mni152() -> Target:
-    return make_target(load_mni152(2))
-
-
-def make_target(template: Template) -> Target:
-    """Make a template ready."""
-    volume, brain = template.volume, template.brain
-    distance = ndimage.distance_transform_edt(~brain, sampling=volume.spacing_mm)
-    near = distance <= RING_MM
-    points = {spacing: draw_points(volume, near, spacing) for spacing in SPACINGS_MM}
-    inner = {}
-    for spacing, part in points.items():
-        voxels = np.linalg.solve(volume.affine[:3, :3], (part.places_mm - volume.affine[:3, 3]).T)
-        inner[spacing] = ndimage.map_coordinates(brain.astype(np.float32), voxels, order=1) > 0.5
-    parts = [*template.tissue, brain - template.tissue.sum(0).clip(0, 1), near & ~brain]
-    smooth = [ndimage.gaussian_filter(np.asarray(part, dtype=np.float32), 2)[::2, ::2, ::2] for part in parts]
-    return Target(Classes(np.stack(smooth), volume.affine @ np.diag([2, 2, 2, 1.0])), points, inner)
-
-
-PAD_MM = 24.0
-FREE = 0.05  # share of a face of the volume that the head may touch for air to be taken to go on beyond it
-
-
-def _pad(picture: Picture) -> Picture:
-    """Let the air go on beyond the faces that the head does not touch, and count all voxels."""
-    spacing = np.linalg.norm(picture.affine[:3, :3], axis=0)
-    widths = []
-    for axis in range(3):
-        n = int(np.ceil(PAD_MM / spacing[axis]))
-        faces = [picture.mask.take(index, axis) for index in (0, -1)]
-        widths.append([n if face.mean() < FREE else 0 for face in faces])
-    affine = picture.affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in widths]
-    return Picture(np.pad(picture.data, widths, constant_values=picture.data.min()), np.zeros((0, 0, 0), np.uint8), affine)
+def _without_scale(matrix: np.ndarray, centre_mm: np.ndarray) -> np.ndarray:
+    """Keep an affine transform's rotation (polar decomposition) and where it takes the middle of the brain."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    rigid = np.eye(4)
+    rigid[:3, :3] = left @ right
+    rigid[:3, 3] = matrix[:3, :3] @ centre_mm + matrix[:3, 3] - rigid[:3, :3] @ centre_mm
+    return rigid

@@ -19,7 +19,7 @@ from neuroage.imaging.registration.align import Picture
 GRID_MM = 12.0
 N_ROTATIONS = 600  # all there are, about 27 degrees apart; a refinement at 8 mm makes good for half of that
 NEAR_DEG = 90.0  # of the header's pose: three turns of 45 degrees about three axes make at most 86
-USUAL_SCALE = 0.93  # heads are smaller than MNI152 (median of 280 adults)
+USUAL_SCALE = 0.93  # MNI152 is larger than most brains (Lancaster 2007, doi:10.1002/hbm.20345)
 LEAST_INSIDE = 0.4  # share of the template's brain that must fall on the head
 
 
@@ -103,7 +103,7 @@ def rotations(n: int = N_ROTATIONS) -> tuple[np.ndarray, ...]:
 
 
 def _sample_head(head: Picture, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give values (mean 0, spread 1 in the head), weights 0 to 1, and the place of the first voxel, on the 12 mm grid."""
+    """Give values (mean 0, spread 1 in the head), weights 0 to 1 and the first voxel's place, on the 12 mm grid."""
     spacing = np.linalg.norm(head.affine[:3, :3], axis=0)
     sigma = np.sqrt(np.maximum((GRID_MM / 2) ** 2 - (spacing / 2) ** 2, 0)) / spacing
     mask = head.mask.astype(np.float32)

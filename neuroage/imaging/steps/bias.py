@@ -16,6 +16,7 @@ import numpy as np
 from scipy.interpolate import BSpline
 
 from neuroage.errors import DataError
+from neuroage.imaging.intensities import otsu_threshold
 from neuroage.imaging.read import Volume
 from neuroage.imaging.resampling import block_mean
 
@@ -84,17 +85,6 @@ def correct_bias(
     return replace(volume, data=corrected[None]), record | {"seconds": round(time.perf_counter() - start, 3)}
 
 
-def otsu_threshold(values: np.ndarray, n_bins: int = 256) -> float:
-    """Give the threshold that parts values into two groups that differ most (Otsu 1979, doi:10.1109/TSMC.1979.4310076)."""
-    counts, edges = np.histogram(values, n_bins)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below, total = np.cumsum(counts)[:-1], counts.sum()
-    sums = np.cumsum(counts * middles)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (sums[-1] * below / total - sums[:-1]) ** 2 / (below * (total - below))
-    return float(edges[1 + np.nanargmax(between)])
-
-
 def coarsening(spacing_mm: tuple[float, float, float], shrink: int) -> tuple[int, int, int]:
     """Give how many voxels along each axis make one of the coarse grid.
 
@@ -107,9 +97,7 @@ def coarsening(spacing_mm: tuple[float, float, float], shrink: int) -> tuple[int
     return i, j, k
 
 
-def _shrink(
-    data: np.ndarray, mask: np.ndarray | None, factor: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _shrink(data: np.ndarray, mask: np.ndarray | None, factor: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Average the positive voxels of the mask in each block; blocks of which half or more are such count as inside."""
     positive = data > 0
     use = positive if mask is None else positive & mask

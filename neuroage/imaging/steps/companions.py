@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroage.cohort import Scan
+from neuroage.cohort.image_files import split_volume
 from neuroage.cohort.paths import MASK_COLUMN, REFERENCE_COLUMN
 from neuroage.errors import DataError
 from neuroage.runs.recipe import Preparation
-
-IMAGE_SUFFIXES = (".nii.gz", ".mgz", ".nii", ".nrrd", ".mha")
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ def companions_of(scan: Scan, recipe: Preparation) -> Companions:
     """
     if recipe.kind != "volume" or scan.path is None:
         return Companions()
+    from neuroage.imaging.steps.brain import find_mask_file
+
     reference = mask = template = None
     if recipe.registration is not None:
         if recipe.registration.reference:
@@ -53,28 +54,11 @@ def companions_of(scan: Scan, recipe: Preparation) -> Companions:
                 raise DataError(f"{template}: no such template", fix="Mend prepare.registration.to.")
     if recipe.brain is not None and recipe.brain.mask == "file":
         mask = (
-            mask_beside(scan.path, recipe.brain.file)
+            find_mask_file(scan.path, recipe.brain.file)
             if recipe.brain.file
             else _existing(scan, MASK_COLUMN, "a mask file")
         )
     return Companions(reference, mask, template)
-
-
-def mask_beside(path: Path, pattern: str) -> Path:
-    """Find a scan's mask by a pattern with {folder} and {stem}.
-
-    Raises:
-        DataError: There is no such file.
-    """
-    mask = Path(pattern.format(folder=path.parent, stem=stem_of(path)))
-    if not mask.exists():
-        raise DataError(f"{path}: its mask {mask} does not exist", fix="Mend prepare.brain.file, or make the mask.")
-    return mask
-
-
-def stem_of(path: Path) -> str:
-    """Give a scan's name without the suffix of its format."""
-    return next((path.name[: -len(end)] for end in IMAGE_SUFFIXES if path.name.lower().endswith(end)), path.stem)
 
 
 def _existing(scan: Scan, column: str, what: str) -> Path:
@@ -98,5 +82,6 @@ def identity(path: Path) -> str:
     path = path.resolve()
     if path.is_dir():
         return f"{path}:" + ",".join(f"{file.name}:{stamp(file)}" for file in sorted(path.iterdir()) if file.is_file())
-    twin = path.with_suffix(".img") if path.suffix == ".hdr" else path  # Analyze keeps its pixels in a second file
-    return f"{path}:{stamp(path)}" + (f":{stamp(twin)}" if twin != path and twin.exists() else "")
+    file, _ = split_volume(path)
+    twin = file.with_suffix(".img") if file.suffix == ".hdr" else file  # Analyze keeps its pixels in a second file
+    return f"{path}:{stamp(file)}" + (f":{stamp(twin)}" if twin != file and twin.exists() else "")

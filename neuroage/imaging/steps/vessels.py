@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, special
 
-from neuroage.imaging.intensities import otsu_threshold
 from neuroage.imaging.read import Volume
 from neuroage.imaging.resampling import block_mean
 from neuroage.runs.recipe_raw import Vessels
@@ -30,12 +29,14 @@ SCALP_MM = 8.0  # skin, fat and the arteries within them: not looked at; the bra
 AROUND_MM = 25.0  # σ of the average that gives the tissue around; found on phantoms, 30 is alike, 10 is worse
 ZEROED = 0.3  # of a scan's voxels being exactly 0: its background was removed
 AIR = 0.4  # of the head's median intensity: darker is air
-CORE = 0.3  # of the tissue's intensity: tubes of this contrast are vessels whatever the scan, and give the lumen's level
+FILLED = 0.95  # of the volume being head: it was cropped within the head and shows no scalp
+CORE = 0.3  # of the tissue's intensity: tubes of this contrast are vessels in any scan, and give the lumen's level
 LUMEN_PERCENTILE = 95  # of intensities there; found on phantoms
 LEAST_LUMEN = 1.5  # times the tissue's intensity; where the scan shows no vessels at all
-LEAST_VESSELNESS = 0.1  # of a vessel, beside being bright; found on phantoms
-HALF = 0.5  # way up from tissue to lumen: there a voxel is half vessel
-LEAST_MM3 = 10.0  # smaller pieces are noise
+# Least vesselness, and least brightness on the way from tissue (0) to lumen (1): of a vessel's voxels, and of those of
+# which a piece needs some to count as a vessel; found on phantoms, as is the volume.
+WEAK, CLEAR = (0.05, 0.45), (0.2, 0.6)
+LEAST_CLEAR_MM3 = 2.0
 # A disc of radius r, smoothed at σ = r/√2, where its response is strongest, has λ σ² = contrast / e at its middle.
 SIGMA_OF_RADIUS = 1 / np.sqrt(2)
 CONTRAST_OF_RESPONSE = np.e
@@ -93,15 +94,16 @@ def binarise_vessels(
     *,
     share: float | None = None,
 ) -> tuple[Volume, dict[str, Any]]:
-    """Cut out the vessels: voxels within a bright tube that are at least half as bright as a lumen.
+    """Cut out the vessels: voxels within a bright tube that are about half-way up from tissue to lumen or brighter.
 
-    The threshold lies half-way between the tissue around and the lumina of this scan, where a voxel is half vessel.
+    Half-way a voxel is half vessel. Two thresholds (hysteresis) keep what is connected to a clear vessel and leave
+    specks out; both come from this scan's own tissue and lumina.
 
     Args:
         volume: An angiography, data (1, I, J, K), any voxel size; a removed background is 0.
         radii_mm: Radii that are looked for.
         mask: As in `enhance_vessels`.
-        share: Share of the head (or of the mask) that vessels take, 0 to 0.5, instead of the threshold above: the
+        share: Share of the head (or of the mask) that vessels take, 0 to 0.5, instead of the thresholds above: the
             brightest voxels within tubes. Fewer where there are not as many.
 
     Returns:
@@ -116,21 +118,17 @@ def binarise_vessels(
     """
     started = time.perf_counter()
     found = _find_tubes(volume, radii_mm, mask)
-    tubes = found.vesselness >= LEAST_VESSELNESS
-    threshold = 1 + HALF * (found.lumen - 1)
-    if share is not None:
-        inside = np.sort(found.ratio[tubes])
-        wanted = max(round(share * found.n_head), 1)
-        threshold = float(inside[max(inside.size - wanted, 0)]) if inside.size else threshold
-    vessels = tubes & (found.ratio >= threshold)
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
     if share is None:
-        vessels = _without_crumbs(vessels, LEAST_MM3 / (1000 * voxel_ml))
+        least = LEAST_CLEAR_MM3 / (1000 * voxel_ml)
+        vessels = _connected(found.above(*WEAK), found.above(*CLEAR), least)
+    else:
+        vessels = _brightest(found, max(round(share * found.n_head), 1))
     n_vessel = int(vessels.sum())
     record = {
         **found.record,
         "output": "binary",
-        "threshold_of_tissue": round(threshold, 4),
+        "share_asked": share,
         "vessel_ml": round(n_vessel * voxel_ml, 4),
         "vessel_share": round(n_vessel / max(found.n_head, 1), 6),
         "seconds": round(time.perf_counter() - started, 2),
@@ -149,6 +147,10 @@ class _Tubes:
     box: tuple[slice, ...]
     shape: tuple[int, ...]
     record: dict[str, Any]
+
+    def above(self, vesselness: float, brightness: float) -> np.ndarray:
+        """Find voxels by vesselness and by brightness, 0 being tissue and 1 lumen."""
+        return (self.vesselness > vesselness) & (self.ratio > 1 + brightness * (self.lumen - 1))
 
     def whole(self, part: np.ndarray) -> np.ndarray:
         """Put what belongs to the box where it lies in the scan; 0 around it."""
@@ -187,12 +189,13 @@ def _find_region(data: np.ndarray, spacing: np.ndarray, mask: np.ndarray | None)
     step = np.maximum(np.round(COARSE_MM / spacing), 1).astype(int)
     step = np.minimum(step, data.shape)
     coarse = block_mean(data, step.tolist())
-    # Vessels and fat would pull the threshold up to part them from tissue instead of tissue from air.
-    level = otsu_threshold(np.minimum(coarse, np.percentile(coarse, 98)))
-    head = _closed(coarse > AIR * np.median(coarse[coarse > level]))
-    depth = ndimage.distance_transform_edt(head, sampling=spacing * step) if not head.all() else np.full(head.shape, np.inf)
-    n_head = int(head.sum() * np.prod(step))
-    return _onto(depth > SCALP_MM, step, data.shape), n_head, "intensity"
+    tissue = np.median(coarse[coarse > AIR * np.percentile(coarse, 75)])
+    head = _closed(coarse > AIR * tissue)
+    share = float(head.mean())
+    if share > FILLED:
+        return np.ones(data.shape, dtype=bool), data.size, "whole volume"
+    depth = ndimage.distance_transform_edt(head, sampling=spacing * step)
+    return _onto(depth > SCALP_MM, step, data.shape), round(share * data.size), "intensity"
 
 
 def _region_without_background(left: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, int, str]:
@@ -274,11 +277,11 @@ def _weights(n: int, step: int, n_coarse: int) -> np.ndarray:
 def _contrast_of_tubes(
     ratio: np.ndarray, region: np.ndarray, spacing: np.ndarray, radii_mm: tuple[float, ...]
 ) -> np.ndarray:
-    """Give the contrast of the brightest tube through each voxel over all radii, as a share of the tissue's intensity."""
+    """Give the contrast of the brightest tube through each voxel over all radii, the tissue's intensity being 1."""
     from neuroage.imaging.steps.vessel_kernels import keep_strongest, smooth_last, smooth_middle
 
     padded, inside = np.pad(ratio, 1, mode="edge"), np.pad(region, 1)
-    n_i, n_j, n_k = padded.shape
+    n_i, _, n_k = padded.shape
     first, second, contrast = np.empty_like(padded), np.empty_like(padded), np.zeros_like(padded)
     sigmas = {tuple(np.maximum(radius * SIGMA_OF_RADIUS / spacing, LEAST_SIGMA_VOXELS)) for radius in radii_mm}
     for sigma in sorted(sigmas):  # in voxels; radii below the voxel's scale share one
@@ -299,8 +302,16 @@ def _gaussian(sigma: float) -> np.ndarray:
     return np.asarray(weights / (weights[0] + 2 * weights[1:].sum()), dtype=np.float32)
 
 
-def _without_crumbs(mask: np.ndarray, least_voxels: float) -> np.ndarray:
-    pieces, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    large = np.bincount(pieces.ravel()) >= least_voxels
-    large[0] = False
-    return np.asarray(large[pieces])
+def _connected(weak: np.ndarray, clear: np.ndarray, least_voxels: float) -> np.ndarray:
+    """Keep the pieces of `weak` that hold at least so many voxels of `clear`."""
+    pieces, n = ndimage.label(weak, structure=np.ones((3, 3, 3)))
+    kept = np.bincount(pieces[clear], minlength=n + 1) >= max(least_voxels, 1)
+    kept[0] = False
+    return np.asarray(kept[pieces])
+
+
+def _brightest(found: _Tubes, n_wanted: int) -> np.ndarray:
+    """Give the brightest voxels within tubes, as many as wanted where there are."""
+    tubes = found.vesselness > WEAK[0]
+    inside = np.sort(found.ratio[tubes])
+    return tubes & (found.ratio >= (inside[max(inside.size - n_wanted, 0)] if inside.size else np.inf))
