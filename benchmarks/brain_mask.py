@@ -2,8 +2,8 @@
 
     python benchmarks/brain_mask.py [STRIPPED SCANS …] [--phantoms 20] [--json brain_mask.json]
 
-Phantom heads have a skull, and what lies inside it is known. Of a scan whose skull was stripped already, what is left is
-taken for the brain; as it has no skull, that shows only how well the border is found where the dark begins. Dice
+Phantom heads have a skull, and what lies inside it is known. Of a scan whose skull was stripped already, what is left
+is taken for the brain; as it has no skull, that shows only how well the border is found where the dark begins. Dice
 coefficients, and processor seconds of registration and mask.
 """
 

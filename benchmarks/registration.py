@@ -8,8 +8,8 @@
 `truth`: heads in random poses (up to ±45° about every axis, ±40 mm, scale 0.85 to 1.15, any of the 48 storage
 orientations), registered to MNI152. A head is sampled once, in its pose. Forms in turn: the whole head, the head
 without its skull, and a field of view that cuts off the neck and up to 15 mm of the brain's top. Truth is the pose
-after the registration of the same head unmoved; as that one may be wrong itself, the poses of one head are compared
-with each other too. With --real scans of yours take the place of phantoms.
+after the registration of the same head unmoved, without noise and bias field; as that one may be wrong itself, the
+poses of one head are compared with each other too. With --real scans of yours take the place of phantoms.
 
 `within`: angiogram and proton density slabs of 60 mm, registered to the T1 scan of the same phantom in another pose.
 
@@ -87,7 +87,9 @@ def corners_mm(mask: np.ndarray, affine: np.ndarray, pose: np.ndarray) -> np.nda
     return np.array([places.min(axis=0), places.max(axis=0)])
 
 
-def scan_in_pose(volume: Volume, inside: np.ndarray, pose: np.ndarray, form: str, rng: np.random.Generator) -> Volume:
+def scan_in_pose(
+    volume: Volume, inside: np.ndarray, pose: np.ndarray, form: str, rng: np.random.Generator, *, clean: bool = False
+) -> Volume:
     """Take a scan of a head in a pose: sampled once, with bias field and noise, stored in a random orientation."""
     data = volume.data[0] * (inside > 0.5) if form == "stripped" else volume.data[0]
     box = corners_mm(data > 0.02 * data.max(), volume.affine, pose)
@@ -105,6 +107,8 @@ def scan_in_pose(volume: Volume, inside: np.ndarray, pose: np.ndarray, form: str
         centre_mm=tuple(box.mean(axis=0).tolist()),
         orientation=str(rng.choice(ORIENTATIONS)),
     )
+    if clean:
+        settings = replace(settings, bias=np.zeros_like(settings.bias), noise_sd=0.0)
     signal = sample(pose @ volume.affine, volume.data[0], settings.affine(), settings.shape)
     scan = stored(signal, "t1", settings, rng)
     if form == "stripped":  # as the tools leave it: nothing outside, noise within
@@ -169,7 +173,7 @@ def truth(options: argparse.Namespace) -> dict[str, Any]:
             rng = np.random.default_rng([options.seed, options.first + number, turn])
             form = options.forms[(options.first + number + turn) % len(options.forms)]
             if form not in unmoved:
-                scan = scan_in_pose(volume, inside, np.eye(4), form, np.random.default_rng([options.seed, 0, 999]))
+                scan = scan_in_pose(volume, inside, np.eye(4), form, np.random.default_rng(0), clean=True)
                 unmoved[form] = register_to_template(scan).matrix
             pose = random_pose(rng, options.degrees, options.shift_mm, (0.85, 1.15))
             scan = scan_in_pose(volume, inside, pose, form, rng)
@@ -297,6 +301,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for path in options.scans:
         ours, matrix = our_steps(path)
+        print(json.dumps(ours), flush=True)
         figures: dict[str, Any] = {"scan": path.name, "shape": list(read(path).shape), "ours": ours}
         if options.ants_python:
             with tempfile.TemporaryDirectory() as folder:

@@ -129,7 +129,8 @@ def _cli_row(typed: str, kind: Any, default: Any, note: OptionInfo | ArgumentInf
         shown = "required"
     else:
         shown = "" if default is None or default is False else f"`{default}`"
-    return [f"`{typed}`", "" if kind is bool else str(value), shown, said]
+    spelt = typed.replace(", ", "`, `")
+    return [f"`{spelt}`", "" if kind is bool else str(value), shown, said]
 
 
 def _cli_value(kind: Any, note: OptionInfo | ArgumentInfo) -> str:

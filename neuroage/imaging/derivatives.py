@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -24,19 +23,16 @@ import neuroage
 from neuroage.cohort import Scan
 from neuroage.errors import DataError
 from neuroage.files import atomic_path, digest_text, write_json
-from neuroage.imaging.derivative_names import SUFFIXES, ScanName, name_scans, resolution_label
+from neuroage.imaging.derivative_names import ScanName, name_scans
+from neuroage.imaging.derivative_space import ALIGNED, grid_entities, space_of, target_of
 from neuroage.imaging.locks import hold
 from neuroage.imaging.prepare import STEPS_VERSION, Prepared
-from neuroage.imaging.registration.mni152 import SPACE
 from neuroage.imaging.registration.transform import write_transform
 from neuroage.imaging.steps.companions import Companions, companions_of, identity
 from neuroage.imaging.store import Store, prepare_image
 from neuroage.runs.recipe import Prepare
 
 OWN = "Preparation"  # the key of the JSON file under which all stands that BIDS has no word for
-# Of NIfTI-1: what the coordinates of an image are those of (nifti1.h).
-SCANNER, ALIGNED, MNI_152, TEMPLATE = 1, 2, 4, 5
-TEMPLATE_PAGE = "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009"
 INT16_MOST = 32767
 
 
@@ -55,15 +51,6 @@ class Written:
     sidecar: Path
     made: bool
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class _Space:
-    """Where the voxels of a prepared scan lie, in the words of BIDS and of NIfTI."""
-
-    label: str
-    reference: str
-    code: int
 
 
 def prepare_and_write(
@@ -181,16 +168,16 @@ def write_derivatives(
         raise DataError(f"{scan.scan_id}: the cohort names no file for it")
     name = name or name_scans([scan])[scan.scan_id]
     companions = companions or Companions()
-    sidecar, code = place_sidecar(name, recipe, folder), _space(recipe).code
+    sidecar, code = place_sidecar(name, recipe, folder), space_of(recipe).code
     sidecar.unlink(missing_ok=True)  # what it says of the files is no longer true from here on
     written = []
     for key, matrix in prepared.transforms.items():
-        ends = {"space": "", "source": name.suffix, "to": _target(key, recipe), "mode": "image"}
+        ends = {"space": "", "source": name.suffix, "to": target_of(key, recipe), "mode": "image"}
         written.append(name.place(folder, ".txt", suffix="xfm", **ends))
         write_transform(written[-1], matrix)
     common = _common(scan.path, companions, recipe, bids_folder)
     if prepared.mask is not None:
-        path = name.place(folder, suffix="mask", **_entities(recipe), desc=_brain_label(name))
+        path = name.place(folder, suffix="mask", **grid_entities(recipe), desc=_brain_label(name))
         _write_image(path, prepared.mask.astype(np.uint8), prepared.affine, code)
         about = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
         write_json(about, {"Description": "Brain, on the grid of the prepared scan", "Type": "Brain", **common})
@@ -214,7 +201,7 @@ def write_derivatives(
 
 def place_sidecar(name: ScanName, recipe: Prepare, folder: Path) -> Path:
     """Give the JSON file that, where it stands, says that a scan is done."""
-    return name.place(folder, ".json", **_entities(recipe), desc="preproc")
+    return name.place(folder, ".json", **grid_entities(recipe), desc="preproc")
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
@@ -234,36 +221,6 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 def is_left_out(problem: str, recipe: Prepare) -> bool:
     """Say whether a scan with this problem should not be used, as the recipe wants it."""
     return bool(problem) and not (recipe.registration is not None and recipe.registration.on_failure == "keep")
-
-
-def _entities(recipe: Prepare) -> dict[str, str]:
-    space = _space(recipe).label
-    return {"res": resolution_label(recipe.spacing), **({"space": space} if space else {})}
-
-
-def _space(recipe: Prepare) -> _Space:
-    wanted = recipe.registration
-    if wanted is None:
-        return _Space("", "orig", SCANNER)
-    if wanted.to == "mni152":
-        return _Space(SPACE, TEMPLATE_PAGE, MNI_152)
-    if wanted.to == "reference":
-        return _Space(SUFFIXES.get(wanted.reference, "reference"), "orig", ALIGNED)
-    file = Path(wanted.to).name
-    return _Space(_plain(file.split(".")[0]) or "template", file, TEMPLATE)
-
-
-def _target(key: str, recipe: Prepare) -> str:
-    """Say in a label of BIDS where a transform leads: to the space where the scan ends, or to another scan."""
-    if key == "mni152":
-        return SPACE
-    if key in ("reference", "template"):
-        return _space(recipe).label or key
-    return SUFFIXES.get(key, _plain(key) or "template")
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9]+", "", text)
 
 
 def _brain_label(name: ScanName) -> str:
@@ -292,7 +249,7 @@ def _write_image(path: Path, data: np.ndarray, affine: np.ndarray, code: int) ->
 def _common(path: Path, companions: Companions, recipe: Prepare, bids_folder: Path | None) -> dict[str, Any]:
     """Say what the JSON files of image and mask have in common."""
     beside = [file for file in (companions.reference, companions.mask) if file is not None]
-    space, reference = _space(recipe), _space(recipe).reference
+    space, reference = space_of(recipe), space_of(recipe).reference
     if space.code == ALIGNED and companions.reference is not None:
         reference = _uri(companions.reference, bids_folder)
     return {

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -25,10 +25,9 @@ from neuroage.runs.run import Run
 
 MOST_SCANS = 200  # that make the mean: more change it by less than a grey level
 COARSE_MM = 4.0  # grid on which poses are measured
-# Brains that were registered affinely differ in pitch by their shape only: 1.2 degrees in OASIS-1, and in size by 1%;
-# heads as they lay in scanners by 5 degrees and more, and by 3% and more.
-ALIGNED_PITCH_DEG = 3.0
-ALIGNED_SIZE = 0.02
+# Spread of brains that were registered affinely, in OASIS-1: nodding 2.0 degrees, turning 1.1, size 0.5%; all of it is
+# shape. Phantoms turned by up to 8 degrees about each axis: 2.5, 7 and 6%; heads in scanners nod by 5 degrees and more.
+ALIGNED_NOD_DEG, ALIGNED_TURN_DEG, ALIGNED_SIZE = 3.5, 2.5, 0.02
 BRAIN_ONLY_ML = 2500.0  # all aligned brains together take some 2,000 ml, heads 3,500 and more
 SHOWN = 0.05  # of the mean's range: where less is seen there is background
 
@@ -40,15 +39,17 @@ class TrainingTemplate:
     Attributes:
         mean: Prepared intensities, of several channels one, shape (I, J, K), float32.
         affine: Voxel index to millimetres about the middle of the grid, (4, 4).
-        pitch_sd_deg: By how much nodding differs among the scans, as a standard deviation.
-        size_sd: By how much their size differs, relative.
+        nod_deg: By how much nodding differs among the scans: a robust standard deviation.
+        turn_deg: By how much turning to the side does.
+        size: By how much their size does, relative.
         n_scans: How many scans made the mean.
     """
 
     mean: np.ndarray
     affine: np.ndarray
-    pitch_sd_deg: float
-    size_sd: float
+    nod_deg: float
+    turn_deg: float
+    size: float
     n_scans: int
 
     @classmethod
@@ -62,15 +63,15 @@ class TrainingTemplate:
             poses.append(pose_of(data, recipe.spacing))
         axes = np.diag([-1.0 if recipe.orientation == "LAS" else 1.0, 1.0, 1.0])
         affine = Grid.about(np.zeros(3), axes, recipe.spacing, recipe.size).affine
-        pitch, size = np.std(poses, axis=0)
-        return cls((total / len(chosen)).astype(np.float32), affine, float(pitch), float(size), len(chosen))
+        spread = 1.4826 * np.median(np.abs(poses - np.median(poses, axis=0)), axis=0)  # of a Gaussian: its SD
+        return cls((total / len(chosen)).astype(np.float32), affine, *spread.tolist(), len(chosen))
 
     @property
     def alignment(self) -> Literal["affine", "rigid", ""]:
         """How the training scans were brought to lie alike: sizes and poses, poses only, or not at all."""
-        if not self.pitch_sd_deg <= ALIGNED_PITCH_DEG:
+        if not (self.nod_deg <= ALIGNED_NOD_DEG and self.turn_deg <= ALIGNED_TURN_DEG):
             return ""
-        return "affine" if self.size_sd <= ALIGNED_SIZE else "rigid"
+        return "affine" if self.size <= ALIGNED_SIZE else "rigid"
 
     @property
     def is_brain_only(self) -> bool:
@@ -83,7 +84,7 @@ class TrainingTemplate:
         """Write it as safetensors."""
         from safetensors.numpy import save_file
 
-        figures = np.array([self.pitch_sd_deg, self.size_sd, self.n_scans])
+        figures = np.array([self.nod_deg, self.turn_deg, self.size, self.n_scans])
         with atomic_path(path) as temporary:
             save_file({"mean": self.mean, "affine": self.affine, "figures": figures}, temporary)
 
@@ -102,9 +103,9 @@ class TrainingTemplate:
             raise UsageError(f"{path} is missing", fix="Train the run again: runs of before have no mean to align to.")
         try:
             kept = load_file(Path(path))
-            pitch, size, n_scans = kept["figures"].tolist()
-            return cls(kept["mean"], kept["affine"], pitch, size, int(n_scans))
-        except (SafetensorError, KeyError, ValueError) as error:
+            *spread, n_scans = kept["figures"].tolist()
+            return cls(kept["mean"], kept["affine"], *spread, int(n_scans))
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged", fix="Copy the whole run folder again, or train it again.") from error
 
     def export(self, folder: Path, source: Path) -> Path:
@@ -119,8 +120,8 @@ class TrainingTemplate:
         return path
 
 
-def pose_of(data: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
-    """Measure how far a head nods, in degrees, and the logarithm of its size, from the moments of what is bright.
+def pose_of(data: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float, float]:
+    """Measure how far a head nods and turns, in degrees, and the logarithm of its size, from moments of what is bright.
 
     Args:
         data: Shape (I, J, K), prepared, RAS+ or LAS+.
@@ -131,10 +132,12 @@ def pose_of(data: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float
     inside = coarse > otsu_threshold(coarse)
     places = np.argwhere(inside) * np.asarray(block) * np.asarray(spacing_mm)
     if len(places) < 2:
-        return float("nan"), float("nan")
+        return (float("nan"),) * 3
     moments = np.cov(places.T)
-    pitch = 0.5 * np.degrees(np.arctan2(2 * moments[1, 2], moments[1, 1] - moments[2, 2]))
-    return float(pitch), float(np.log(max(np.linalg.det(moments), 1e-12)) / 6)
+    nod, turn = (
+        0.5 * np.degrees(np.arctan2(2 * moments[1, other], moments[1, 1] - moments[other, other])) for other in (2, 0)
+    )
+    return float(nod), float(turn), float(np.log(max(np.linalg.det(moments), 1e-12)) / 6)
 
 
 def preparation_for_raw(run: Run, store: Store) -> Preparation:
@@ -158,8 +161,8 @@ def preparation_for_raw(run: Run, store: Store) -> Preparation:
     template = TrainingTemplate.load(run.template_path)
     if not template.alignment:
         raise RefusedError(
-            f"The training scans of {run.folder} did not lie alike (nodding differs by {template.pitch_sd_deg:.1f} "
-            f"degrees, size by {template.size_sd:.1%}): there is no pose to bring a scan into",
+            f"The training scans of {run.folder} did not lie alike (nodding differs by {template.nod_deg:.1f} "
+            f"degrees, turning by {template.turn_deg:.1f}): there is no pose to bring a scan into",
             fix="Predict without --prepare auto; scans like the training scans need no more than the run's own recipe.",
         )
     file = template.export(store.folder / "templates", run.template_path)

@@ -185,6 +185,15 @@ def test_a_scan_in_the_space_of_another_is_aligned_to_it(source: Path, tmp_path:
     assert int(nib.load(written[-2]).header["sform_code"]) == 2
 
 
+def test_a_template_of_ones_own_gives_its_name_to_the_space(source: Path, tmp_path: Path) -> None:
+    recipe = Prepare(size=(6, 8, 4), registration={"to": "/somewhere/our_mean-1.nii.gz"})
+    written = write_derivatives(prepared_as(recipe, transforms={"mni152": TURN}), scan_at(source), tmp_path, recipe)
+    assert written[0].name.endswith("_from-T1w_to-ourmean1_mode-image_xfm.txt")
+    assert written[-1].name.endswith("_space-ourmean1_res-2_desc-preproc_T1w.json")
+    assert json.loads(written[-1].read_text())["SpatialReference"] == "our_mean-1.nii.gz"
+    assert int(nib.load(written[-2]).header["sform_code"]) == 5
+
+
 def test_masks_of_two_contrasts_of_one_session_do_not_meet(tmp_path: Path) -> None:
     names = set()
     for suffix in ("T1w", "T2w"):

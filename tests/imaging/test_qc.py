@@ -365,6 +365,12 @@ def test_a_page_of_many_scans_draws_only_what_is_seen(open_page: Any, tmp_path: 
     tab = page.tab
     assert tab.locator("#viewport").get_attribute("aria-rowcount") == str(MANY + 1)
     assert page.ids[:2] == ["sub-3", "sub-5"] and len(page.ids) < 40
+    tab.evaluate(
+        """async () => { const viewport = document.getElementById('viewport');
+        for (let step = 1; step <= 20; step++) { viewport.scrollTop = step * 5000;
+          await new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next))); } }"""
+    )
+    assert 5 < len(page.ids) < 40, "rows that were scrolled away are gone"
     tab.evaluate("document.getElementById('viewport').scrollTop = 1e9")
     tab.wait_for_selector('.row[data-scan="sub-7"]')
     assert len(page.ids) < 40

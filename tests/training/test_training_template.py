@@ -106,7 +106,7 @@ def test_what_is_saved_comes_back_and_damage_is_told(run: Run, tmp_path: Path) -
     kept.save(tmp_path / "again.safetensors")
     again = TrainingTemplate.load(tmp_path / "again.safetensors")
     np.testing.assert_array_equal(again.mean, kept.mean)
-    assert (again.pitch_sd_deg, again.size_sd, again.n_scans) == (kept.pitch_sd_deg, kept.size_sd, kept.n_scans)
+    assert (again.nod_deg, again.turn_deg, again.size) == (kept.nod_deg, kept.turn_deg, kept.size)
     (tmp_path / "again.safetensors").write_bytes(run.template_path.read_bytes()[:500])
     with pytest.raises(DataError, match="damaged"):
         TrainingTemplate.load(tmp_path / "again.safetensors")
@@ -118,7 +118,7 @@ def test_scans_that_lay_as_they_came_give_nothing_to_align_to(run: Run, store: S
     class Loose:
         folder, recipe, template_path = run.folder, run.recipe, tmp_path / "template.safetensors"
 
-    replace(TrainingTemplate.load(run.template_path), pitch_sd_deg=8.0).save(Loose.template_path)
+    replace(TrainingTemplate.load(run.template_path), nod_deg=8.0).save(Loose.template_path)
     with pytest.raises(RefusedError, match="did not lie alike"):
         preparation_for_raw(Loose(), store)  # type: ignore[arg-type]
 

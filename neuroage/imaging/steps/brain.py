@@ -23,7 +23,7 @@ VOLUME_ML = (700.0, 2600.0)  # brain with its fluid: 1,000 to 1,900 in adults, u
 LEAST_OVERLAP = 0.85  # Dice of the refined with the template's mask; 0.9 to 0.97 where registration was right
 LEAST_COVERED = 0.9  # share of the template's mask within the scan, below which its volume says nothing
 STRIPPED_SHARE = 0.4  # of voxels that are background, at least, where only the brain is left
-BORDER_SHARE = 0.1  # of a face of the field of view that a brain alone touches at most
+BORDER_SHARE = 0.02  # of a face of the field of view: what is touched more is cut there
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,14 @@ def is_stripped(volume: Volume) -> bool:
     """Say whether a scan shows a brain without its skull.
 
     Then the background is exactly one value and takes much of the field of view, the rest has the volume of a brain,
-    and it hardly touches the border: a slab of a head whose air was set to 0 does.
+    and it is cut on one side at most: a slab of a head whose air was set to 0 is cut on two.
     """
     rest = volume.data[0] != background_of(volume)
     volume_ml = float(rest.sum() * abs(np.linalg.det(volume.affine[:3, :3])) / 1000)
     if rest.mean() > 1 - STRIPPED_SHARE or not VOLUME_ML[0] <= volume_ml <= VOLUME_ML[1]:
         return False
     faces = [rest.take(end, axis=axis) for axis in range(3) for end in (0, -1)]
-    return max(float(face.mean()) for face in faces) <= BORDER_SHARE
+    return sum(float(face.mean()) > BORDER_SHARE for face in faces) <= 1
 
 
 def find_mask_file(scan: Path, pattern: str) -> Path:

@@ -4,9 +4,9 @@
 
 Intensities are divided by those of the tissue around, so that neither a coil's field nor the bands of several slabs
 matter. At each radius the second eigenvalue of the Hessian says how bright a tube passes through a voxel: it is large
-only where intensity falls in two directions, which leaves out sheets such as skin and the edges of a mask. Of several
-measures made from the eigenvalues, this plain one gave the best masks of vessels with known truth
-(`benchmarks/vessels.py`).
+only where intensity falls in two directions, which leaves out sheets such as skin and the edges of a mask. On phantoms,
+thresholds on it gave better masks than on the measures of Frangi 1998 (doi:10.1007/BFb0056195) and of Jerman 2016
+(doi:10.1109/TMI.2016.2587102).
 """
 
 from __future__ import annotations
