@@ -16,6 +16,7 @@ from neuroage.cli.options import (
     Config,
     Data,
     Exclude,
+    RegisterTo,
     Set,
     SplitFile,
     StoreFolder,
@@ -28,6 +29,7 @@ from neuroage.cli.options import (
     modality_of,
     open_store,
     refuse_labels_alone,
+    registering,
 )
 from neuroage.errors import UsageError
 
@@ -51,6 +53,7 @@ def train(
     split: SplitFile = SPLIT,
     config: Config = None,
     set_: Set = None,
+    register_to: RegisterTo = None,
     exclude: Exclude = None,
     init_from: Annotated[
         Path | None,
@@ -91,7 +94,7 @@ def train(
     cohort = load_cohort(data, exclude)
     refuse_labels_alone(config, set_, cohort)
     made = load_split(split, cohort)
-    overrides = [*(set_ or []), *([f"training.precision={precision}"] if precision else [])]
+    overrides = [*registering(set_, register_to), *([f"training.precision={precision}"] if precision else [])]
     overrides += [f"finetune.init_from={json.dumps(str(init_from))}"] if init_from else []
     recipe = load_recipe(config, modality or modality_of(config), overrides)
     from neuroage.training.experiment import member_name, train_members

@@ -36,6 +36,14 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as optim.lr=1e-4. May be repeated."
     ),
 ]
+RegisterTo = Annotated[
+    str | None,
+    typer.Option(
+        "--register-to",
+        metavar="MODALITY",
+        help="Register through this scan of the same session, such as t1 or pd, and on to where that one goes.",
+    ),
+]
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="Folder of prepared volumes. (default: the user's cache folder)")
 ]
@@ -201,6 +209,14 @@ def load_recipe(config: str | None, modality: str, overrides: list[str] | None) 
             names = [modality, "t1"]
         config = next(name for name in names if name in shipped_recipes())
     return Recipe.load(find_recipe(config), [f"modality={modality}", *(overrides or [])])
+
+
+def registering(overrides: list[str] | None, modality: str | None) -> list[str]:
+    """Add to a recipe's overrides that scans are registered through another modality, where one is given."""
+    from neuroage.cohort.modalities import canonical_modality
+
+    more = [f"prepare.registration.reference={canonical_modality(modality)}"] if modality else []
+    return [*(overrides or []), *more]
 
 
 def modality_of(config: str | None) -> str:

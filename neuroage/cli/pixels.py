@@ -28,11 +28,13 @@ from neuroage.cli.options import (
     Config,
     Data,
     Exclude,
+    RegisterTo,
     Set,
     StoreFolder,
     load_cohort,
     load_recipe,
     open_store,
+    registering,
 )
 from neuroage.cli.scale import (
     FailureTable,
@@ -58,6 +60,7 @@ def prepare(
     modality: Annotated[str, typer.Option(help="Which scans.")] = "t1",
     config: Config = None,
     set_: Set = None,
+    register_to: RegisterTo = None,
     exclude: Exclude = None,
     store: StoreFolder = None,
     max_failed_share: Annotated[
@@ -83,6 +86,7 @@ def prepare(
     from neuroage.cli.screen import Story, out, print_json, talk
     from neuroage.imaging.preparation import prepare_scans, refuse_too_many_failures
 
+    set_ = registering(set_, register_to)
     check_failures(failures, data)
     kept = work_dir / "prepared" if store is None and work_dir is not None else store
     chosen = (tuple(participant_label or ()), tuple(session_label or ()), modality, config, set_)
@@ -135,6 +139,7 @@ def preview(
     modality: Annotated[str, typer.Option(help="Which scans of the cohort.")] = "t1",
     config: Config = None,
     set_: Set = None,
+    register_to: RegisterTo = None,
     exclude: Exclude = None,
     n_scans: Annotated[
         int, typer.Option("--n", min=1, max=20, help="Scans taken from the cohort, evenly over age.")
@@ -148,7 +153,7 @@ def preview(
     from neuroage.training.augmentation import build_augmentation
     from neuroage.training.train import check_recipe
 
-    recipe = load_recipe(config, modality, set_)
+    recipe = load_recipe(config, modality, registering(set_, register_to))
     check_recipe(recipe)
     scans = [(path.name, path) for path in inputs or []]
     if not scans:

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from neuroage.cli.options import COHORT, AsJson, Config, Data, Set, StoreFolder, load_cohort, load_recipe, open_store
+from neuroage.cli.options import (
+    COHORT,
+    AsJson,
+    Config,
+    Data,
+    RegisterTo,
+    Set,
+    StoreFolder,
+    load_cohort,
+    load_recipe,
+    open_store,
+    registering,
+)
 from neuroage.errors import UsageError
 
 N_NAMED = 5  # scans named on the terminal
@@ -19,6 +31,7 @@ def qc(
     modality: Annotated[str, typer.Option(help="Which scans.")] = "t1",
     config: Config = None,
     set_: Set = None,
+    register_to: RegisterTo = None,
     store: StoreFolder = None,
     exclude: Annotated[
         Path | None,
@@ -41,7 +54,7 @@ def qc(
     if out_file.suffix.lower() not in (".html", ".htm") or out_file.is_dir():
         raise UsageError(f"--out {out_file}", expected="a file name that ends in .html")
     ticked = {} if exclude is None else read_exclusions(exclude)
-    recipe = load_recipe(config, modality, set_)
+    recipe = load_recipe(config, modality, registering(set_, register_to))
     cohort = recipe.select(load_cohort(data))
     story = Story(quiet=as_json)
     story.stage(f"Drawing {len(cohort)} {recipe.modality} scans")

@@ -107,7 +107,7 @@ def read_headers(paths: Sequence[Path], *, people: bool = False) -> Headers:
     try:
         import pydicom  # noqa: F401
     except ImportError:
-        raise UsageError("DICOM needs pydicom", fix='Install it: pip install "neuroage[images]"') from None
+        raise UsageError("DICOM needs pydicom", fix="Install it: pip install pydicom") from None
     found = Headers()
     with quiet_pydicom(), ThreadPoolExecutor(THREADS) as pool:
         for dataset, frames, problem in pool.map(_read_file, paths):

@@ -81,7 +81,7 @@ def _dataset(path: Path, notes: list[str]) -> Dataset:
     try:
         import pydicom
     except ImportError:
-        raise UsageError("DICOM pictures need pydicom", fix='Install it: pip install "neuroage[images]"') from None
+        raise UsageError("DICOM pictures need pydicom", fix="Install it: pip install pydicom") from None
     size = path.stat().st_size
     mended = _mended(path, notes) if size else None
     with open(path, "rb") if mended is None else io.BytesIO(mended) as handle:

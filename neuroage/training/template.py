@@ -64,7 +64,8 @@ class TrainingTemplate:
         axes = np.diag([-1.0 if recipe.orientation == "LAS" else 1.0, 1.0, 1.0])
         affine = Grid.about(np.zeros(3), axes, recipe.spacing, recipe.size).affine
         spread = 1.4826 * np.median(np.abs(poses - np.median(poses, axis=0)), axis=0)  # of a Gaussian: its SD
-        return cls((total / len(chosen)).astype(np.float32), affine, *spread.tolist(), len(chosen))
+        nod, turn, size = map(float, spread)
+        return cls((total / len(chosen)).astype(np.float32), affine, nod, turn, size, len(chosen))
 
     @property
     def alignment(self) -> Literal["affine", "rigid", ""]:
@@ -103,8 +104,8 @@ class TrainingTemplate:
             raise UsageError(f"{path} is missing", fix="Train the run again: runs of before have no mean to align to.")
         try:
             kept = load_file(Path(path))
-            *spread, n_scans = kept["figures"].tolist()
-            return cls(kept["mean"], kept["affine"], *spread, int(n_scans))
+            nod, turn, size, n_scans = kept["figures"].tolist()
+            return cls(kept["mean"], kept["affine"], nod, turn, size, int(n_scans))
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged", fix="Copy the whole run folder again, or train it again.") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def load_mni152(spacing_mm: int = 1) -> Template:
 
     folder = _folder()
     names = ("t1", "gm", "wm")
-    images = [nib.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in names]
+    images: list[Any] = [nib.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in names]
     t1, grey, white = (np.asarray(image.dataobj, dtype=np.float32) / 255 for image in images)
     affine = np.asarray(images[0].affine, dtype=np.float64)
     brain = (t1 > 0).astype(np.float32)

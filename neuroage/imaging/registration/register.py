@@ -12,13 +12,14 @@ from neuroage.imaging.read import Volume
 from neuroage.imaging.registration.align import Fit, Picture, coarsen, refine
 from neuroage.imaging.registration.head import air_beyond, find_head, mask_picture
 from neuroage.imaging.registration.mni152 import Template
-from neuroage.imaging.registration.quality import SHARP, find_problem, is_stripped, measure, sharpness
+from neuroage.imaging.registration.quality import find_problem, is_stripped, measure, sharpness
 from neuroage.imaging.registration.result import Registration
 from neuroage.imaging.registration.start import find_starts
 from neuroage.imaging.registration.target import SPACINGS_MM, Target, make_target, mni152_target
 
 KINDS = ("affine", "rigid")
 N_REFINED = (24, 4)  # starts taken on at 8 mm, and of these at 4 mm
+SURE = 1.7  # sharpness that only right poses reach; below, the rotations far from the header's are tried as well
 LEAST_HEAD_LITRES = 0.3  # a third of the smallest adult brain
 
 
@@ -83,7 +84,7 @@ def _search(target: Target, heads: dict[int, Picture], brains: dict[int, Picture
         sharp = sharpness(target, (brains if stripped else heads)[4], fit.matrix)
         if best is None or sharp > best[0]:
             best = sharp, fit, stripped
-        if best[0] >= SHARP:
+        if best[0] >= SURE:
             break
     assert best is not None
     return best[1:]

@@ -1,6 +1,6 @@
 """Find poses from which a template may be found in a head: many rotations, and for each all translations at once.
 
-At 12 mm a head is a few thousand voxels. The template's tissue classes and the ring around its brain are turned, and
+At 16 mm a head is a few thousand voxels. The template's tissue classes and the ring around its brain are turned, and
 for every place at once it is asked how much they would explain of the scan's intensities there: the correlation ratio
 (Roche 1998, doi:10.1007/BFb0056301), whose sums are correlations and so products of Fourier transforms. It needs no
 contrast, no centre of mass and no whole head.
@@ -16,7 +16,7 @@ from scipy import fft, ndimage
 
 from neuroage.imaging.registration.align import Picture
 
-GRID_MM = 12.0
+GRID_MM = 16.0
 N_ROTATIONS = 600  # all there are, about 27 degrees apart; a refinement at 8 mm makes good for half of that
 NEAR_DEG = 90.0  # of the header's pose: three turns of 45 degrees about three axes make at most 86
 USUAL_SCALE = 0.93  # MNI152 is larger than most brains (Lancaster 2007, doi:10.1002/hbm.20345)
@@ -45,7 +45,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Start:
-    """One pose and its score at 12 mm: nats, times the share of the template on the head."""
+    """One pose and its score at 16 mm: nats, times the share of the template on the head."""
 
     matrix: np.ndarray
     score: float
@@ -103,7 +103,7 @@ def rotations(n: int = N_ROTATIONS) -> tuple[np.ndarray, ...]:
 
 
 def _sample_head(head: Picture, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give values (mean 0, spread 1 in the head), weights 0 to 1 and the first voxel's place, on the 12 mm grid."""
+    """Give values (mean 0, spread 1 in the head), weights 0 to 1 and the first voxel's place, on the 16 mm grid."""
     spacing = np.linalg.norm(head.affine[:3, :3], axis=0)
     sigma = np.sqrt(np.maximum((GRID_MM / 2) ** 2 - (spacing / 2) ** 2, 0)) / spacing
     mask = head.mask.astype(np.float32)
