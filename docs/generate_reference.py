@@ -61,6 +61,21 @@ LISTED: dict[str, dict[str, tuple[str, ...]]] = {
         "neuroage.imaging.workers": ("Workers",),
         "neuroage.imaging.phantom": ("make_phantom", "phantom_subject", "noise_ceiling"),
     },
+    "Raw scans": {
+        "neuroage.imaging.registration.register": ("register_to_template",),
+        "neuroage.imaging.registration.within": ("register_within",),
+        "neuroage.imaging.registration.align": ("align",),
+        "neuroage.imaging.registration.result": ("Registration",),
+        "neuroage.imaging.registration.transform": ("place", "describe", "write_transform", "read_transform"),
+        "neuroage.imaging.registration.mni152": ("load_mni152", "Template"),
+        "neuroage.imaging.steps.bias": ("correct_bias",),
+        "neuroage.imaging.steps.brain": ("brain_mask", "template_mask", "is_stripped", "BrainMask"),
+        "neuroage.imaging.steps.vessels": ("enhance_vessels", "binarise_vessels"),
+        "neuroage.imaging.histogram": ("learn_landmarks",),
+        "neuroage.imaging.raw": ("make_ready", "Readied"),
+        "neuroage.imaging.derivatives": ("write_derivatives",),
+        "neuroage.imaging.qc": ("write_qc",),
+    },
     "Augmentation": {
         "neuroage.imaging.augment": ("parse_steps", "Pipeline"),
         "neuroage.imaging.torchio_steps": ("Affine", "BiasField", "Binning", "Gamma", "Noise", "RandomAffine",
@@ -76,6 +91,9 @@ LISTED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Errors": {"neuroage.errors": ("NeuroageError", "UsageError", "DataError", "InfeasibleError", "RefusedError")},
 }  # fmt: skip
+
+
+INNER = ("registration", "bias_field", "brain", "vessels", "binning", "histogram")  # sections within `prepare`
 
 
 def commands() -> dict[str, Callable[..., Any]]:
@@ -164,7 +182,9 @@ def recipe_page() -> str:
         parts += [f"## {title}\n", said_by(model) + "\n"]
         parts += [table(["key", "value", "default", "meaning"], _model_rows(model, f"{section}."))]
         if model is recipe.Prepare:
-            for name, inner in (("binning", recipe.Binning), ("histogram", recipe.Histogram)):
+            inside = typing.get_type_hints(recipe.Prepare)
+            for name in INNER:
+                inner = without_none(inside[name])
                 parts += [f"### prepare.{name}\n", said_by(inner) + "\n"]
                 parts += [table(["key", "value", "default", "meaning"], _model_rows(inner, f"prepare.{name}."))]
     parts += ["## Backbones\n", "`backbone: {name: cnn, n_blocks: 4}` takes the options of that backbone.\n"]

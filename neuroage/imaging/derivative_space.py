@@ -51,7 +51,7 @@ def space_of(recipe: Prepare) -> Space:
 
 def target_of(key: str, recipe: Prepare) -> str:
     """Say in a label of BIDS where a transform leads: to the space where the scan ends, or to another scan."""
-    if key in ("mni152", "reference"):  # where scans end, which may be a template of one's own
+    if key in ("mni152", "template", "reference"):  # where scans end
         return space_of(recipe).label or SPACE
     return SUFFIXES.get(key, _plain(key) or "template")
 

@@ -1,6 +1,6 @@
 """From a raw head to one that lies in a template's space, with an even field, and with its brain alone.
 
-    registration (searched, not applied) → brain mask → N4 within it → mask again on even intensities → vessels
+    registration (searched, not applied) → brain mask → N4 within it → mask again, skull off → vessels
 
 Each step is asked for in the recipe. Voxels stay on the scan's own grid: registration changes the affine alone, so that
 whatever follows interpolates once.
@@ -27,6 +27,7 @@ from neuroage.imaging.steps.companions import Companions, identity
 from neuroage.runs.recipe import Prepare
 from neuroage.runs.recipe_raw import Brain
 
+OF_MASK = "brain mask: "
 REGISTRATION_VERSION = 1  # raised whenever a registration gives another matrix than before, so that it is sought anew
 
 
@@ -46,7 +47,8 @@ class Readied:
         volume: On its own grid, placed in the space of the template where it was registered.
         frame: Of that space; None where the scan was not registered.
         mask: True in the brain, shape (I, J, K); None where none was asked for.
-        transforms: Name of a space → matrix, its millimetres to the scan's.
+        transforms: Name of a space (`mni152`, `template`, `reference`, a modality) → matrix, its millimetres to the
+            scan's.
         steps: What was done, in order, JSON-ready.
         problems: What speaks against the result, in words.
         keeps: Whether it shall be used all the same.
@@ -89,7 +91,7 @@ def make_ready(
         UsageError: A package or program that a step needs is not installed.
     """
     job = _Job(volume, recipe, path, companions or Companions())
-    for step in (job.register, job.find_brain, job.correct, job.enhance):
+    for step in (job.register, job.find_brain, job.correct, job.strip, job.enhance):
         step()
     return job.readied()
 
@@ -103,7 +105,7 @@ class _Job:
         self.mask: np.ndarray | None = None
         self.to_space: np.ndarray | None = None  # millimetres of the space where it ends → the scan's
         self.reference: Volume | None = None
-        self.to_mni: Registration | None = None  # of the reference where there is one, else of the scan
+        self.affine_to_mni: Registration | None = None  # of the reference where there is one, else of the scan
         self.to_reference: Registration | None = None
         self.transforms: dict[str, np.ndarray] = {}
         self.steps: list[dict[str, Any]] = []
@@ -122,14 +124,15 @@ class _Job:
             self.frame = Frame(anchor.affine[:3, :3] / np.asarray(anchor.spacing_mm), _head_centre(anchor, self.recipe))
         else:
             anchor_path = self.companions.reference if self.reference else self.path
-            self.to_mni = self._registered(anchor, anchor_path, wanted.kind)
-            self._note("registration", self.to_mni, to="mni152", kind=wanted.kind)
-            self.to_space = self.to_mni.matrix
+            found = self._registered(anchor, anchor_path, wanted.kind)
+            self._note("registration", found, to="mni152", kind=wanted.kind)
+            self.affine_to_mni = found if wanted.kind == "affine" else None
+            self.to_space = found.matrix
             if wanted.to != "mni152":
                 self._go_on_to(Path(wanted.to), wanted.kind)
         if self.to_reference is not None:
             self.to_space = self.to_reference.matrix @ self.to_space
-        self.transforms["reference" if wanted.to == "reference" else "mni152"] = self.to_space
+        self.transforms[wanted.to if wanted.to in ("mni152", "reference") else "template"] = self.to_space
 
     def _register_through(self, modality: str) -> None:
         from neuroage.imaging.registration.within import register_within
@@ -181,7 +184,6 @@ class _Job:
         if wanted is None:
             return
         self.mask = self._brain_of(wanted)
-        self.volume = stripped(self.volume, self.mask)
 
     def _brain_of(self, wanted: Brain) -> np.ndarray:
         """Find the mask on the scan that shows the brain best: the reference where there is one."""
@@ -192,9 +194,11 @@ class _Job:
             wanted = wanted.model_copy(update={"mask": "nonzero" if is_stripped(shows) else "template"})
         registration = self._registration_of_mask() if wanted.mask == "template" else None
         found = brain_mask(shows, wanted, registration=registration, mask_file=self.companions.mask)
+        self.steps = [step for step in self.steps if step["name"] != "brain"]  # what is found again replaces the first
+        self.problems = [problem for problem in self.problems if not problem.startswith(OF_MASK)]
         self.steps.append({"name": "brain", **found.record})
         if problem := found.record.get("problem"):
-            self.problems.append(f"brain mask: {problem}")
+            self.problems.append(OF_MASK + problem)
         if shows is self.volume or self.to_reference is None:
             return found.mask
         onto = Grid(self.volume.shape, np.linalg.solve(self.to_reference.matrix, self.volume.affine))
@@ -202,12 +206,11 @@ class _Job:
 
     def _registration_of_mask(self) -> Registration:
         """Give the affine way to MNI152, which the template's mask needs wherever the scan ends."""
-        if self.to_mni is not None and self.recipe.registration and self.recipe.registration.kind == "affine":
-            return self.to_mni
-        path = self.path if self.reference is None else self.companions.reference
-        found = self._registered(self.reference or self.volume, path, "affine")
-        self._note("registration", found, to="mni152", kind="affine")
-        return found
+        if self.affine_to_mni is None:
+            path = self.path if self.reference is None else self.companions.reference
+            self.affine_to_mni = self._registered(self.reference or self.volume, path, "affine")
+            self._note("registration", self.affine_to_mni, to="mni152", kind="affine")
+        return self.affine_to_mni
 
     def correct(self) -> None:
         wanted = self.recipe.bias_field
@@ -219,6 +222,15 @@ class _Job:
             self.volume, self.mask, shrink=wanted.shrink, iterations=wanted.iterations, knots_mm=wanted.knots_mm
         )
         self.steps.append({"name": "bias_field", **record})
+
+    def strip(self) -> None:
+        """Cut the brain out; where its border was found by intensity, find it again now that the field is even."""
+        wanted = self.recipe.brain
+        if wanted is None or self.mask is None:
+            return
+        if self.recipe.bias_field is not None and self.reference is None and wanted.mask in ("auto", "template"):
+            self.mask = self._brain_of(wanted)
+        self.volume = replace(self.volume, data=np.where(self.mask, self.volume.data[0], np.float32(0))[None])
 
     def enhance(self) -> None:
         wanted = self.recipe.vessels
@@ -233,11 +245,6 @@ class _Job:
         volume = self.volume if self.to_space is None else place(self.volume, self.to_space)
         keeps = self.recipe.registration is not None and self.recipe.registration.on_failure == "keep"
         return Readied(volume, self.frame, self.mask, self.transforms, self.steps, tuple(self.problems), keeps)
-
-
-def stripped(volume: Volume, mask: np.ndarray) -> Volume:
-    """Keep what lies in a mask, shape (I, J, K); the rest becomes 0."""
-    return replace(volume, data=np.where(mask, volume.data[0], np.float32(0))[None])
 
 
 def _middle(volume: Volume) -> np.ndarray:

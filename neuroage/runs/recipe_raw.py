@@ -40,7 +40,8 @@ class BiasField(Section):
     """Estimate and divide out the bias field: N4 (Tustison 2010, doi:10.1109/TMI.2010.2046908).
 
     Attributes:
-        shrink: The field is estimated on a grid coarser by this factor, or as near as keeps voxels at or below 4 mm.
+        shrink: The field is estimated on a grid coarser by this factor, or by less where its voxels would be far above
+            4 mm.
         iterations: Most iterations on each level, coarse to fine.
         knots_mm: Distance of the field's knots on the coarsest level; each further level halves it.
     """

@@ -14,11 +14,13 @@ from neuroage.imaging.registration.head import air_beyond, find_head, mask_pictu
 from neuroage.imaging.registration.mni152 import Template
 from neuroage.imaging.registration.quality import find_problem, is_stripped, measure, sharpness
 from neuroage.imaging.registration.result import Registration
+from neuroage.imaging.registration.shading import find_shading, remove_shading
 from neuroage.imaging.registration.start import find_starts
 from neuroage.imaging.registration.target import SPACINGS_MM, Target, make_target, mni152_target
 
 KINDS = ("affine", "rigid")
 N_REFINED = (24, 4)  # starts taken on at 8 mm, and of these at 4 mm
+N_SHADINGS = 2  # the first is fitted in a pose that shading has pulled at
 SURE = 1.7  # sharpness that only right poses reach; below, the rotations far from the header's are tried as well
 LEAST_HEAD_LITRES = 0.3  # a third of the smallest adult brain
 
@@ -61,8 +63,8 @@ def register_to_template(
     brains = {spacing: air_beyond(picture) for spacing, picture in heads.items()}
     fit, stripped = _search(target, heads, brains, head)
     pictures = brains if stripped else heads
-    fit = refine(target.points[2], pictures[2], fit.matrix, "affine")
-    quality = measure(target, heads[4], pictures[4], fit.matrix, stripped=stripped)
+    fit, even = _refine_unshaded(target, pictures, fit)
+    quality = measure(target, heads[4], even, fit.matrix, stripped=stripped)
     matrix = fit.matrix if kind == "affine" else _without_scale(fit.matrix, target.classes.centre_mm)
     return Registration(matrix, quality, find_problem(quality), time.perf_counter() - began)
 
@@ -88,6 +90,17 @@ def _search(target: Target, heads: dict[int, Picture], brains: dict[int, Picture
             break
     assert best is not None
     return best[1:]
+
+
+def _refine_unshaded(target: Target, pictures: dict[int, Picture], fit: Fit) -> tuple[Fit, Picture]:
+    """Refine at 4 mm and at 2 mm with the coils' shading taken out; give the fit and the picture at 4 mm without it."""
+    points, even = target.points[4], pictures[4]
+    for _ in range(N_SHADINGS):
+        shading = find_shading(points, target.in_brain[4], pictures[4], fit.matrix)
+        even = remove_shading(points, shading, pictures[4], fit.matrix)
+        fit = refine(points, even, fit.matrix, "affine")
+    fine = remove_shading(points, shading, pictures[2], fit.matrix)
+    return refine(target.points[2], fine, fit.matrix, "affine"), even
 
 
 def _refine_all(target: Target, pictures: dict[int, Picture], starts: Sequence[np.ndarray]) -> Fit:

@@ -11,21 +11,24 @@ from itertools import product
 
 import numpy as np
 
-from neuroage.imaging.registration.align import Picture, Points, sample_levels
+from neuroage.imaging.registration.align import Picture, Points, intensity_range, sample_levels
+from neuroage.imaging.registration.mutual_information import N_LEVELS
 
 ORDER = 3  # of the polynomial of the field's logarithm: nothing finer, or it would explain anatomy
 REACH_MM = 80.0  # half of a head: places beyond take the field at its edge
+DARK = 0.05  # of the brightest: what is darker is noise, and its logarithm says nothing
 MOST_LOG = 0.7  # beyond a factor of two a place is not shaded but something else
 POWERS = [powers for powers in product(range(ORDER + 1), repeat=3) if 1 <= sum(powers) <= ORDER]
 
 
 def find_shading(points: Points, in_brain: np.ndarray, picture: Picture, matrix: np.ndarray) -> np.ndarray:
     """Fit the logarithm of the field within the brain: the coefficients of `POWERS` in the template's space."""
-    levels = sample_levels(points, picture, matrix)
-    seen = in_brain & (levels > 2)
+    low, high = intensity_range(points, picture, matrix)
+    values = low + (sample_levels(points, picture, matrix) - 1) / (N_LEVELS - 4) * (high - low)
+    seen = in_brain & (values > DARK * high)
     if seen.sum() < 20 * len(POWERS):
         return np.zeros(len(POWERS))
-    logs, labels = np.log(levels[seen]), points.labels[seen]
+    logs, labels = np.log(values[seen]), points.labels[seen]
     usual = np.bincount(labels, logs, points.n_labels) / np.maximum(np.bincount(labels, minlength=points.n_labels), 1)
     terms = _terms(points.places_mm[seen], points.places_mm.mean(0))
     return np.linalg.lstsq(terms, np.clip(logs - usual[labels], -MOST_LOG, MOST_LOG), rcond=None)[0]
