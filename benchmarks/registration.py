@@ -133,7 +133,7 @@ def row(
 def print_row(figures: dict[str, Any]) -> None:
     flag = "" if figures["good"] == (not figures["problem"]) else "  <-- flagged, though good"
     flag = "  <-- MISSED" if not figures["good"] and not figures["problem"] else flag
-    what = f"{figures['name']:<28} {figures['form']:<10}"
+    what = f"{figures['name']:<36} {figures['form']:<10}"
     times = f"{figures['distance_mm']:8.2f} mm {figures['cpu_seconds']:6.1f} s"
     print(f"{what}{times}  {figures['problem'][:60]}{flag}", flush=True)
 

@@ -153,7 +153,8 @@ def draw_points(volume: Volume, mask: np.ndarray | None, spacing_mm: float) -> P
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1 - 1e-9)
     n_labels = N_LABELS if len(values) > 20_000 else N_LABELS // 2  # so that every level is seen often
     labels = (share * n_labels).astype(np.int64)
-    return Points(voxels @ picture.affine[:3, :3].T + picture.affine[:3, 3], labels, n_labels)
+    places = np.einsum("na,ba->nb", voxels, picture.affine[:3, :3])  # BLAS may differ with the number of cores
+    return Points(places + picture.affine[:3, 3], labels, n_labels)
 
 
 def refine(points: Points, picture: Picture, start: np.ndarray, kind: str, *, most_steps: int = MOST_STEPS) -> Fit:
@@ -172,7 +173,8 @@ def refine(points: Points, picture: Picture, start: np.ndarray, kind: str, *, mo
         return fit
     slope, products = _slope(points, joint, levels, slopes, centre, radius)
     slope, curvature = basis.T @ slope, basis.T @ products @ basis / _variance_within(joint)
-    inverse = linalg.inv(curvature + np.diag(0.001 * np.diag(curvature) + 1e-12))
+    # NumPy, not SciPy, whose inverse differs in its last digit with the number of cores
+    inverse = np.linalg.inv(curvature + np.diag(0.001 * np.diag(curvature) + 1e-12))
     for n_steps in range(1, most_steps + 1):
         motion = inverse @ slope
         motion *= min(1.0, LONGEST_MM / max(float(np.linalg.norm(motion)), 1e-12))

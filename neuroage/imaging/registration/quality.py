@@ -19,8 +19,8 @@ from neuroage.imaging.registration.transform import describe
 
 SPACING_MM = 4  # of the places that are looked at: noise is averaged, and it takes a tenth of a second
 STRIPPED_BELOW = 0.6  # of the ring in the head; measured: at most 0.35 in brains, 0.98 and more in heads
-SHARP = 1.32  # measured: right results reach 1.36 and more, wrong ones 1.28 at most (docs/explanation/registration.md)
-LEAST_INFORMATION = 0.06  # nats in the brain; right results have 0.12 and more, noise 0.02
+SHARP = 1.32  # measured: right results reach 1.38 and more, wrong ones 1.28 at most (docs/explanation/registration.md)
+LEAST_INFORMATION = 0.06  # nats in the brain; right results have 0.14 and more
 LEAST_COVERAGE = 0.7  # of the brain: with less, neither the pose nor what is made of the scan can be relied on
 SCALES = (0.55, 1.5)  # of a head against the template: from a new-born's to a third more than the largest adult's
 MOST_STRETCH = 1.7  # largest over smallest scale

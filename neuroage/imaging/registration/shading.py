@@ -31,7 +31,10 @@ def find_shading(points: Points, in_brain: np.ndarray, picture: Picture, matrix:
     logs, labels = np.log(values[seen]), points.labels[seen]
     usual = np.bincount(labels, logs, points.n_labels) / np.maximum(np.bincount(labels, minlength=points.n_labels), 1)
     terms = _terms(points.places_mm[seen], points.places_mm.mean(0))
-    return np.linalg.lstsq(terms, np.clip(logs - usual[labels], -MOST_LOG, MOST_LOG), rcond=None)[0]
+    left = np.clip(logs - usual[labels], -MOST_LOG, MOST_LOG)
+    # Normal equations by einsum: BLAS adds in another order on another number of cores.
+    products = np.einsum("na,nb->ab", terms, terms) + 1e-6 * len(terms) * np.eye(len(POWERS))
+    return np.asarray(np.linalg.solve(products, np.einsum("na,n->a", terms, left)))
 
 
 def remove_shading(points: Points, coefficients: np.ndarray, picture: Picture, matrix: np.ndarray) -> Picture:
@@ -41,8 +44,9 @@ def remove_shading(points: Points, coefficients: np.ndarray, picture: Picture, m
     shape = picture.data.shape
     axes = [np.minimum(np.arange(0, n, step) + step / 2, n - 1) for n in shape]
     voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    places = voxels @ to_template[:3, :3].T + to_template[:3, 3]
-    field = np.exp(-_terms(places, points.places_mm.mean(0)) @ coefficients).reshape([len(axis) for axis in axes])
+    places = np.einsum("na,ba->nb", voxels, to_template[:3, :3]) + to_template[:3, 3]
+    logs = np.einsum("na,a->n", _terms(places, points.places_mm.mean(0)), coefficients)
+    field = np.exp(-logs).reshape([len(axis) for axis in axes])
     for axis, n in enumerate(shape):
         field = field.repeat(step, axis).take(np.arange(n), axis)
     return replace(picture, data=picture.data * field.astype(np.float32))

@@ -48,7 +48,8 @@ def make_target(template: Template) -> Target:
     points = {spacing: draw_points(volume, near, spacing) for spacing in SPACINGS_MM}
     in_brain, intensities = {}, {}
     for spacing, drawn in points.items():
-        voxels = np.linalg.solve(volume.affine[:3, :3], (drawn.places_mm - volume.affine[:3, 3]).T)
+        to_voxel = np.linalg.inv(volume.affine[:3, :3])
+        voxels = np.einsum("ab,nb->an", to_voxel, drawn.places_mm - volume.affine[:3, 3])
         in_brain[spacing] = ndimage.map_coordinates(brain.astype(np.float32), voxels, order=1) > 0.5
         smooth = ndimage.gaussian_filter(volume.data[0], spacing / 2 / np.array(volume.spacing_mm) - 0.5)
         intensities[spacing] = ndimage.map_coordinates(smooth, voxels, order=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -10,7 +12,8 @@ from scipy.spatial.transform import Rotation
 from neuroage.errors import UsageError
 from neuroage.imaging.phantom_mistakes import phantom_scan
 from neuroage.imaging.read import Volume
-from neuroage.imaging.registration.quality import find_problem
+from neuroage.imaging.registration import register
+from neuroage.imaging.registration.quality import SHARP, find_problem
 from neuroage.imaging.registration.register import register_to_template
 from neuroage.imaging.registration.result import Registration
 from neuroage.imaging.registration.target import mni152_target
@@ -22,6 +25,14 @@ pytest.importorskip("nilearn", reason="brings the template")
 def make_phantom(*, stripped: bool) -> Volume:
     data, affine, _ = phantom_scan(2, stripped=stripped)
     return Volume(data[None].astype(np.float32), affine)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def soon_sure() -> Iterator[None]:
+    """Phantoms are plainer than brains and leave some doubt: without this all rotations would be tried for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(register, "SURE", SHARP)
+        yield
 
 
 @pytest.fixture(scope="module")
