@@ -20,16 +20,16 @@ import numpy as np
 
 from neuroage.errors import DataError
 from neuroage.imaging.inspect import measure_native
-from neuroage.imaging.intensities import bin_levels, scale_intensities
-from neuroage.imaging.raw import Frame, make_ready
+from neuroage.imaging.intensities import bin_levels, one_channel, scale_intensities
+from neuroage.imaging.raw import Frame, Readied, make_ready, settle
 from neuroage.imaging.read import Volume, read
 from neuroage.imaging.registration.mni152 import MIDDLE_MM
 from neuroage.imaging.resampling import Grid, carry_mask, head_centre, resample, resample_to
 from neuroage.imaging.steps.companions import Companions
 from neuroage.runs.recipe import Prepare
 
-# A scanner's own coordinates, whose origin is the magnet's centre, come so near the middle of MNI152 on all three axes by
-# rare chance only.
+# A scanner's own coordinates, whose origin is the magnet's centre, come so near the middle of MNI152 on all three axes
+# by rare chance only.
 TEMPLATE_TOLERANCE_MM = 3.0
 TISSUE_SHARE = 0.1  # of a coarser voxel: with less it is background
 NEARLY = 0.9  # of the wanted voxel size: what is so near is left as it is, since interpolation costs more
@@ -90,10 +90,19 @@ def prepare(
         UsageError: A package or a program that a step needs is not installed.
     """
     ready = make_ready(volume, recipe, Path(path) if path is not None else None, companions)
+    prepared = _bring_to_grid(ready, volume, recipe)
+    if ready.template is None or recipe.registration is None:
+        return prepared
+    near = Volume(one_channel(prepared.data)[None], prepared.affine)
+    return _bring_to_grid(settle(ready, near, recipe.registration.kind), volume, recipe)
+
+
+def _bring_to_grid(ready: Readied, native: Volume, recipe: Prepare) -> Prepared:
+    """Prepare a scan that is ready, wherever it lies; `native` is as it was read."""
     record: dict[str, Any] = {
-        "native_spacing_mm": [round(value, 4) for value in volume.spacing_mm],
-        "native_size": list(volume.shape),
-        "native_orientation": volume.source_orientation,
+        "native_spacing_mm": [round(value, 4) for value in native.spacing_mm],
+        "native_size": list(native.shape),
+        "native_orientation": native.source_orientation,
         "native": measure_native(ready.volume),
         **ready.record,
     }

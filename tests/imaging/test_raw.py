@@ -49,7 +49,7 @@ def head(matrix: np.ndarray, spacing_mm: float = 2.0, n: int = 60) -> Volume:
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Registrations whose results are set by the test: the search itself has tests of its own."""
-    answers: dict[str, object] = {"n": 0, "mni152": np.eye(4), "within": np.eye(4), "problem": ""}
+    answers: dict[str, object] = {"n": 0, "mni152": np.eye(4), "within": np.eye(4), "settled": np.eye(4), "problem": ""}
 
     def register_to_template(volume: Volume, template: object = None, *, kind: str = "affine") -> Registration:
         answers["n"] += 1  # type: ignore[operator]
@@ -60,6 +60,10 @@ def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     def register_within(moving: Volume, fixed: Volume) -> Registration:
         return Registration(np.asarray(answers["within"]), {"similarity": 0.4}, "", 0.1)
 
+    def align(fixed: Volume, moving: Volume, **how: object) -> tuple[np.ndarray, dict[str, float]]:
+        return np.asarray(answers["settled"]), {}
+
+    monkeypatch.setattr("neuroage.imaging.registration.align.align", align)
     monkeypatch.setattr("neuroage.imaging.registration.register.register_to_template", register_to_template)
     monkeypatch.setattr("neuroage.imaging.registration.within.register_within", register_within)
     return answers
@@ -122,6 +126,17 @@ def test_a_template_of_ones_own_is_reached_through_mni152(known: dict[str, objec
     seen = prepare(scan, wanted).data
     own = prepare(template, recipe(centre="image")).data
     assert np.corrcoef(seen.ravel(), own.ravel())[0, 1] > 0.999
+
+
+def test_a_scan_settles_on_a_template_of_ones_own(known: dict[str, object], tmp_path: Path) -> None:
+    template, off = head(np.eye(4)), pose(8, (3, -2, 4), 1.03)
+    nib.save(nib.Nifti1Image(template.data[0], template.affine), tmp_path / "own.nii.gz")
+    known["mni152"] = lambda volume: off if volume.shape == (50, 50, 50) else np.eye(4)
+    known["settled"] = np.linalg.inv(off)  # the way through MNI152 was off by this
+    seen = prepare(head(np.eye(4), n=50), recipe(registration={"to": str(tmp_path / "own.nii.gz")}))
+    own = prepare(template, recipe(centre="image"))
+    assert np.corrcoef(seen.data.ravel(), own.data.ravel())[0, 1] > 0.999
+    np.testing.assert_allclose(seen.transforms["template"], np.eye(4), atol=1e-9)
 
 
 def test_the_mask_and_the_axes_of_las_agree(known: dict[str, object]) -> None:
