@@ -67,6 +67,6 @@ def _folder():  # type: ignore[no-untyped-def]
     folder = Path(found.origin).parent / "datasets" / "data" if found and found.origin else None
     if folder is None or not folder.is_dir():
         raise UsageError(
-            "The MNI152 template is not installed", fix='Install it with: pip install "neuroage[raw]" (it comes in nilearn)'
+            "The MNI152 template, which nilearn brings, is not installed", fix='Install it: pip install "neuroage[raw]"'
         )
     return folder
