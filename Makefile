@@ -22,8 +22,8 @@ $(READY): pyproject.toml
 demo: $(READY)  ## Make a phantom cohort, train T1 and TOF models, compare them, and show the page
 	@$(BIN)/neuroage demo --out demo
 
-test: $(READY)  ## Run the test suite
-	@$(BIN)/python -m pytest
+test: $(READY)  ## Run the test suite, with a worker for each core
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -45,6 +45,10 @@ class UsageError(NeuroageError):
     exit_code = 2
 
 
+class SetupError(UsageError):
+    """A package, program or template is missing that every scan needs, so that no other scan need be tried."""
+
+
 class DataError(NeuroageError):
     """A table or a scan was found, but its content is wrong (exit code 3)."""
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from neuroage.imaging.machine import THREAD_VARIABLES
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores; libraries read this when they are loaded
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")
 
 import nibabel as nib
 import numpy as np

@@ -226,7 +226,8 @@ def write_out(
         return
     for reason in done.failures.values():
         talk.print(f"• {reason}", markup=False)
-    out.print(f"{len(done.written)} scans in {folder} ({done.n_made} prepared now).", markup=False)
+    failed = f"; {len(done.failures)} of {len(scans)} scans failed" if done.failures else ""
+    out.print(f"{len(done.written)} scans in {folder} ({done.n_made} prepared now){failed}.", markup=False)
 
 
 def _sum_up_group(bids_folder: Path, folder: Path, *, as_json: bool) -> None:
@@ -285,7 +286,7 @@ def _read(request: Request, folder: Path, recipe: Recipe) -> Cohort:
         raise DataError(f"No {recipe.modality} scan of the participants asked for in {folder}")
     without = sorted(set(wanted) - set(cohort.table["subject_id"]))
     if without and not request.as_json:
-        talk.print(f"• no {recipe.modality} scan asked for of {_listed(without)}", markup=False)
+        talk.print(f"• no {recipe.modality} scan to prepare of {_listed(without)}", markup=False)
     return cohort
 
 

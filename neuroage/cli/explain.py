@@ -79,7 +79,7 @@ def explain(
     if scores is not None:
         _tell_scores(scores)
     for reason in maps.failures.values():
-        talk.print(f"[yellow]•[/] left out: {reason}")
+        talk.print(f"• left out: {reason}", markup=False)
     talk.print(f"Look at {where / 'index.html'}.")
 
 

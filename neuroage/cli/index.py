@@ -92,7 +92,7 @@ def index(
     _tell(subjects, len(cohort), kinds, found)
     _tell_chosen(_chosen(cohort.table))
     for problem in cohort.problems[:MOST_PROBLEMS]:
-        talk.print(f"[yellow]•[/] {problem}", markup=True)
+        talk.print(f"• {problem}", markup=False)
     if len(cohort.problems) > MOST_PROBLEMS:
         talk.print(f"  … and {len(cohort.problems) - MOST_PROBLEMS} more (--json lists all)")
     for names in _alike([row["label"] for row in found]):

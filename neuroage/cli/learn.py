@@ -183,7 +183,7 @@ def predict(
         return
     tell_predictions(answer.table, opened)
     for reason in answer.failures.values():
-        talk.print(f"[yellow]•[/] left out: {reason}")
+        talk.print(f"• left out: {reason}", markup=False)
     talk.print(f"Wrote {out_file}.")
 
 

@@ -96,16 +96,21 @@ def leave_out(cohort: Cohort, exclude: Path) -> Cohort:
     return kept
 
 
-def check_table_path(path: Path, inputs: Sequence[Path]) -> None:
+def check_table_path(path: Path, inputs: Sequence[Path], option: str = "--out") -> None:
     """Make sure, before any work is done for it, that a table written to `path` takes the place of no scan.
+
+    Args:
+        path: Of the table.
+        inputs: What must stay.
+        option: Which gave the path.
 
     Raises:
         UsageError: It is no CSV file, or one of the inputs.
     """
     if path.suffix.lower() != ".csv" or path.is_dir():
-        raise UsageError(f"--out {path}", expected="a file name that ends in .csv")
+        raise UsageError(f"{option} {path}", expected="a file name that ends in .csv")
     if path.resolve() in [given.resolve() for given in inputs]:
-        raise UsageError(f"--out {path} is one of the inputs and would be lost", fix="Choose another name.")
+        raise UsageError(f"{option} {path} is one of the inputs and would be lost", fix="Choose another name.")
 
 
 def load_split(path: Path, cohort: Cohort) -> Split:

@@ -122,7 +122,7 @@ def prepare(
         )
         return
     for reason in prepared.failures.values():
-        talk.print(f"[yellow]•[/] left out: {reason}")
+        talk.print(f"• left out: {reason}", markup=False)
     out.print(
         f"{len(prepared.volumes)} scans prepared ({prepared.n_made} now), {n_bytes / 1e6:.1f} MB "
         f"as {recipe.prepare.store_as} in {where.folder}; "

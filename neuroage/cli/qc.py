@@ -66,7 +66,7 @@ def qc(
         title=f"{len(cohort):,} {recipe.modality} scans",
         ticked=ticked,
         failures={} if failures is None else read_exclusions(failures),  # of the same form
-        command=prepare_command(data, modality, config, set_, store),
+        command=prepare_command(data, modality, config, set_, store, register_to),
         progress=story.preparing,
     )
     if as_json:
@@ -81,7 +81,7 @@ def qc(
         )
         return
     if made.not_prepared:
-        again = prepare_command(data, modality, config, set_, store)
+        again = prepare_command(data, modality, config, set_, store, register_to)
         talk.print(f"• {len(made.not_prepared)} scans are not prepared: `{again}`", markup=False)
     out.print(
         f"Page: {out_file} ({out_file.stat().st_size / 1e6:.1f} MB): {made.n_scans} scans, "
@@ -90,11 +90,19 @@ def qc(
     talk.print("Open it, tick what to leave out, save, and give the table to any command as --exclude exclude.csv.")
 
 
-def prepare_command(data: Path, modality: str, config: str | None, set_: list[str] | None, store: Path | None) -> str:
+def prepare_command(
+    data: Path,
+    modality: str,
+    config: str | None,
+    set_: list[str] | None,
+    store: Path | None,
+    register_to: str | None = None,
+) -> str:
     """Give the command that prepares what a page of the same options shows."""
     words = ["neuroage", "prepare", *(["--data", str(data)] if data != COHORT else [])]
     words += ["--modality", modality] if modality != "t1" else []
     words += ["--config", config] if config else []
     words += [word for value in set_ or [] for word in ("--set", value)]
+    words += ["--register-to", register_to] if register_to else []
     words += ["--store", str(store)] if store else []
     return shlex.join(words)

@@ -61,7 +61,7 @@ def check_failures(failures: Path | None, data: Path) -> None:
         UsageError: It would, or is no CSV file.
     """
     if failures is not None:
-        check_table_path(failures, [data])
+        check_table_path(failures, [data], "--failures")
 
 
 def take_shard(scans: Sequence[Scan], shard: str) -> list[Scan]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neuroage.cohort import Scan
-from neuroage.errors import DataError, NeuroageError, UsageError
+from neuroage.errors import DataError, NeuroageError, SetupError, UsageError
 from neuroage.imaging.derivative_names import ScanName, name_scans
 from neuroage.imaging.derivative_tables import write_description, write_participants
 from neuroage.imaging.derivatives import ToWrite, Written, find_written, is_left_out, write_one
@@ -36,6 +36,8 @@ class WrittenCohort:
 
     def take(self, scan: Scan, recipe: Prepare, outcome: Written | NeuroageError) -> None:
         """Note what became of a scan; one whose registration has failed is both written and a failure."""
+        if isinstance(outcome, SetupError):
+            raise outcome
         if isinstance(outcome, Written):
             self.written[scan.scan_id] = outcome
             if is_left_out(outcome.problem, recipe):
@@ -73,6 +75,7 @@ def write_cohort(
 
     Raises:
         UsageError: The folder holds something else, or the recipe prepares pictures.
+        SetupError: A package, program or template is missing that every scan needs.
         DataError: A scan has no place in BIDS.
 
     Example:

@@ -84,6 +84,8 @@ def prepare_and_write(
     with hold(sidecar.with_name(f".{sidecar.name}.lock")):
         if found := find_written(scan, recipe, out_folder, companions, name):
             return found
+        if (old := read_sidecar(sidecar)) and old["source"] != _source(scan.path, companions):
+            sidecar.unlink()  # of a scan that was replaced, also where the new one cannot be prepared
         start = time.perf_counter()
         prepared = _prepared(scan.path, recipe, companions, store_folder)
         write_derivatives(
@@ -182,6 +184,8 @@ def write_derivatives(
         about = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
         write_json(about, {"Description": "Brain, on the grid of the prepared scan", "Type": "Brain", **common})
         written += [path, about]
+    else:
+        _remove_mask(name, recipe, folder)
     image = sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
     data = prepared.data[0] if len(prepared.data) == 1 else prepared.data.transpose(1, 2, 3, 0)
     _write_image(image, data, prepared.affine, code)
@@ -197,6 +201,13 @@ def write_derivatives(
     what = {"Description": f"Prepared {name.suffix} scan", **common, "SkullStripped": recipe.brain is not None}
     write_json(sidecar, {**what, OWN: own})
     return [*written, image, sidecar]
+
+
+def _remove_mask(name: ScanName, recipe: Prepare, folder: Path) -> None:
+    """Remove the mask that another recipe left, which is not that of the image any more."""
+    mask = name.place(folder, suffix="mask", **grid_entities(recipe), desc=_brain_label(name))
+    for path in (mask, mask.with_name(mask.name.removesuffix(".nii.gz") + ".json")):
+        path.unlink(missing_ok=True)
 
 
 def place_sidecar(name: ScanName, recipe: Prepare, folder: Path) -> Path:

@@ -90,7 +90,15 @@ class _Pixels:
             raise DataError(
                 f"{frame.path.name} holds colours", expected="one value a voxel", fix="Leave this file out."
             )
-        values, _ = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, index=frame.index, raw=True)
+        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+        try:
+            values, _ = decoder.as_array(dataset, index=frame.index, raw=True)
+        except Exception as error:  # whatever a decoder raises for broken pixels; which of many files is for us to say
+            raise DataError(
+                f"{frame.path.name} cannot be decoded ({' '.join(str(error).split())[:200]})",
+                expected="a whole DICOM file",
+                fix="Export it again.",
+            ) from error
         if values.shape != frame.size:
             raise DataError(f"{frame.path.name} holds {values.shape} pixels", expected=f"{frame.size}")
         return _without_unused_bits(values, dataset)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neuroage.cohort import Scan
-from neuroage.errors import DataError, NeuroageError
+from neuroage.errors import DataError, NeuroageError, SetupError
 from neuroage.imaging.machine import BYTES_A_GB, usable_cores
 from neuroage.imaging.steps.companions import Companions, companions_of
 from neuroage.imaging.store import PreparedElsewhere, Store, StoredVolume
@@ -79,11 +79,14 @@ def prepare_scans(
     Raises:
         DataError: More than the stated share of scans failed, or all did.
         UsageError: The workers cannot be started or reached.
+        SetupError: A package, program or template is missing that every scan needs.
     """
     result, missing, n_done = PreparedCohort(), [], 0
 
     def settle(scan_id: str, outcome: StoredVolume | NeuroageError) -> None:
         nonlocal n_done
+        if isinstance(outcome, SetupError):
+            raise outcome
         if isinstance(outcome, NeuroageError):
             result.failures[scan_id] = str(outcome)
         elif outcome.problem and _refuses(recipe):
@@ -187,7 +190,7 @@ def _prepare_scan(scan: _Missing, recipe: Preparation, folder: Path, wait: bool)
 
 def _naming(path: str, error: NeuroageError) -> NeuroageError:
     """Let an error name the file that it is about."""
-    named = Path(path).name in error.what
+    named = Path(path).name in error.what or isinstance(error, SetupError)
     return error if named else DataError(f"{path}: {error.what}", expected=error.expected, fix=error.fix)
 
 
@@ -202,9 +205,8 @@ def refuse_too_many_failures(failures: dict[str, str], n_scans: int, max_failed_
         return
     if failures and (len(failures) > max_failed_share * n_scans or len(failures) == n_scans):
         raise DataError(
-            f"{len(failures)} of {n_scans} scans could not be prepared ({len(failures) / n_scans:.0%}):\n"
-            + listed(failures.values()),
-            expected=f"at most {max_failed_share:.0%}",
+            f"{len(failures)} of {n_scans} scans could not be prepared ({len(failures) / n_scans:.0%}, and at most "
+            f"{max_failed_share:.0%} may fail):\n" + listed(failures.values()),
             fix="Mend or remove these scans, or raise --max-failed-share.",
         )
 

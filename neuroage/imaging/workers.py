@@ -6,9 +6,11 @@ One seam, `run_jobs`, gives the results as they come. A job's own error is its r
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from neuroage.errors import DataError, NeuroageError, UsageError
@@ -28,6 +31,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 FEWEST_FOR_PROCESSES = 4  # jobs; a process takes a second or two to start
+SCHEDULER_ANSWERS_S = 10.0  # one that works answers at once, through a busy network in a second or two
+SCHEDULERS = "an address such as tcp://host:8786, or the file that `dask scheduler --scheduler-file` wrote"
 JOBS_ON_THE_WAY = 1_000  # sent to a cluster ahead of their results; each takes a kilobyte or two
 
 
@@ -243,14 +248,10 @@ def _on_cluster(
         import distributed
     except ImportError as error:
         raise UsageError("A Dask scheduler needs dask", fix='Run `pip install "neuroage[cluster]"`.') from error
-    where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
     try:
-        client = distributed.Client(**where, set_as_default=False)
+        client = distributed.Client(_address_of(scheduler), set_as_default=False, timeout=SCHEDULER_ANSWERS_S)
     except (OSError, ValueError) as error:  # a time-out is an OSError
-        raise UsageError(
-            f"No Dask scheduler answers at {scheduler}",
-            expected="an address such as tcp://host:8786, or the file that `dask scheduler --scheduler-file` wrote",
-        ) from error
+        raise UsageError(f"No Dask scheduler answers at {scheduler}", expected=SCHEDULERS) from error
     with client:
         running: dict[Any, int] = {}
         coming = iter(enumerate(jobs))
@@ -275,6 +276,21 @@ def _on_cluster(
                     finished.add(submit(*following))
         finally:
             client.cancel(list(running))
+
+
+def _address_of(scheduler: str) -> str:
+    """Give the address, out of the scheduler's file where that is given; Dask itself would wait for a file for ever."""
+    if scheduler.endswith(".json"):
+        try:
+            address = json.loads(Path(scheduler).read_text(encoding="utf-8"))["address"]
+        except FileNotFoundError as error:
+            raise UsageError(f"No scheduler file {scheduler}", fix="Start the scheduler first.") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{scheduler} is no file of a Dask scheduler", expected=SCHEDULERS) from error
+        return str(address)
+    if not re.fullmatch(r"(\w+://)?.+:\d+", scheduler):
+        raise UsageError(f"--scheduler {scheduler}", expected=SCHEDULERS)
+    return scheduler
 
 
 def _attempt_on_cluster(function: Callable[[Job], Result], job: Job) -> Result | NeuroageError:

@@ -16,6 +16,8 @@ import yaml
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from neuroage.cohort import Cohort
+from neuroage.cohort.paths import REFERENCE_COLUMN
+from neuroage.errors import UsageError, did_you_mean
 from neuroage.files import digest_text, write_text
 from neuroage.runs.recipe_picture import PreparePicture
 from neuroage.runs.recipe_prepare import Binning, Histogram, Prepare
@@ -132,11 +134,28 @@ class Recipe(Section):
         """Give the scans of a cohort that this recipe is about, with their reference scans where it registers by them.
 
         Raises:
-            UsageError: The cohort has no scan of the recipe's modality.
+            UsageError: The cohort has no scan of the recipe's modality, or none that the recipe registers by.
         """
         if self.reference:
+            self._check_reference(cohort)
             cohort = cohort.with_references(self.reference)
         return cohort.select(modality=self.modality)
+
+    def _check_reference(self, cohort: Cohort) -> None:
+        if REFERENCE_COLUMN in cohort.table.columns:  # says by itself which scans
+            return
+        if self.reference == self.modality:
+            raise UsageError(
+                f"{self.modality} scans would be registered through themselves",
+                expected="another modality as registration.reference (--register-to), or a column reference_path",
+            )
+        others = [name for name in cohort.modalities if name != self.modality]
+        if self.reference not in others:
+            raise UsageError(
+                f"The cohort has no {self.reference} scan to register through",
+                expected=did_you_mean(self.reference, others) if others else "",
+                fix="Index both scans of each session into one cohort, or name them in a column reference_path.",
+            )
 
     @property
     def reference(self) -> str:

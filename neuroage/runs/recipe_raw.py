@@ -1,4 +1,4 @@
-"""The parts of the recipe's section `prepare` that bring raw scans, with skull and in any pose, to a network's input."""
+"""The parts of the recipe's section `prepare` that bring raw scans, with skull and in any pose, to a network."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class Brain(Section):
 
     Attributes:
         mask: How the mask is made: `template` (that of MNI152 laid over the scan, refined by intensity; needs
-            `registration`), `file` (a file beside each scan, or the cohort's column `mask_path`), `synthstrip` or `hd-bet`
-            (programs that have to be installed), `nonzero` (the scan has no skull any more), or `auto`: `nonzero` where
-            the scan has no skull, else `template`.
+            `registration`), `file` (a file beside each scan, or the cohort's column `mask_path`), `synthstrip` or
+            `hd-bet` (programs that have to be installed), `nonzero` (the scan has no skull any more), or `auto`:
+            `nonzero` where the scan has no skull, else `template`.
         file: Where `mask: file` finds the mask of a scan: a pattern with {folder} and {stem} of the scan's path, such
             as "{folder}/{stem}_mask.nii.gz".
         margin_mm: The mask is grown by this much, or shrunk where negative.

@@ -20,9 +20,9 @@ from neuroage.training.check import make_contract
 from neuroage.training.checkpoint import save_checkpoint
 from neuroage.training.inference import run_network
 from neuroage.training.job import SCORED, Job
-from neuroage.training.template import TrainingTemplate
 from neuroage.training.plan import Plan
 from neuroage.training.selftest import record_selftest
+from neuroage.training.template import TrainingTemplate
 
 SELECTED_ON = {"last": "nothing (fixed length)", "inner": "an inner part of training"}
 

@@ -87,7 +87,7 @@ def test_the_group_level_makes_a_table_and_a_page(type_in: Callable, tree: Path,
     assert said.code == 0, said.err
     assert said.out.split() == ["out/group_T1w.tsv", "out/group_T1w.html"]
     assert len((tmp_path / "out" / "group_T1w.tsv").read_text().splitlines()) == 4
-    page = (tmp_path / "out" / "group_T1w.html").read_text()
+    page = (tmp_path / "out" / "group_T1w.html").read_text(encoding="utf-8")
     assert "3 T1w scans" in page and "sub-02_ses-b" in page
 
 

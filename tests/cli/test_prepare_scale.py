@@ -58,6 +58,9 @@ def test_failures_are_listed_in_a_table_also_when_they_are_too_many(
         (("--shard", "3/2"), "i/n"),
         (("--scheduler", "tcp://a:1", "--workers", "2"), "dask worker"),
         (("--failures", "cohort.csv"), "one of the inputs"),
+        (("--failures", "failed.txt"), "--failures failed.txt"),
+        (("--register-to", "t1"), "through themselves"),
+        (("--register-to", "flairr"), "no flairr scan to register through"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

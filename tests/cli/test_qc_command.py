@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from neuroage.cli.qc import prepare_command
 from neuroage.cohort import Cohort, Split
 from neuroage.imaging.store import Store
 
@@ -33,7 +34,10 @@ def folder(cohort: Cohort, split: Split, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_page_is_made_of_what_is_prepared(type_in: Callable[..., Any], folder: Path) -> None:
+def test_the_page_is_made_of_what_is_prepared(
+    type_in: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROAGE_STORE", str(folder / "store"))  # in the shared one, others have prepared those, too
     code, _, _ = type_in("prepare", "--config", "smoke", *PREPARE, "--exclude", "exclude.csv")
     assert code == 0
     code, said, told = type_in("qc", "--config", "smoke", *PREPARE, "--exclude", "exclude.csv", "--json")
@@ -60,6 +64,13 @@ def test_failures_that_prepare_listed_are_shown_with_their_reason(
     made = json.loads(type_in("qc", *shared, "--json").out)
     assert list(made["problems"]) == ["sub-00_t1"] == made["worst_first"][:1] and made["not_prepared"] == []
     assert str(folder) not in made["problems"]["sub-00_t1"]
+
+
+def test_the_command_that_prepares_names_every_option_of_the_page() -> None:
+    command = prepare_command(Path("a b.csv"), "tof", "tof_vessels", ["seed=1"], Path("s"), "t1")
+    assert command == (
+        "neuroage prepare --data 'a b.csv' --modality tof --config tof_vessels --set seed=1 --register-to t1 --store s"
+    )
 
 
 def test_mistakes_are_said_in_one_sentence(type_in: Callable[..., Any], folder: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from neuroage.imaging.registration.mni152 import SPACE
 from neuroage.imaging.registration.transform import read_transform
 from neuroage.imaging.steps.companions import Companions
 from neuroage.runs.recipe import Prepare
+from neuroage.runs.recipe_raw import Brain
 
 # The names that BIDS 1.10 allows for derivatives of anatomical images: entities, their order, forms and suffixes; and
 # fMRIPrep's for transforms.
@@ -280,6 +281,24 @@ def test_what_is_done_is_left_and_what_has_changed_is_done_again(source: Path, t
     image.unlink()
     assert read_sidecar(first.sidecar) is None
     assert prepare_and_write(scan, other, None, out).made and image.exists(), "the image is gone"
+
+
+def test_a_mask_of_another_recipe_does_not_stay_beside_the_image(source: Path, tmp_path: Path) -> None:
+    out, scan = tmp_path / "out", scan_at(source)
+    masked = PLAIN.model_copy(update={"brain": Brain(mask="nonzero")})
+    prepare_and_write(scan, masked, None, out)
+    assert len(list(out.rglob("*_mask.*"))) == 2
+    prepare_and_write(scan, PLAIN, None, out)
+    assert not list(out.rglob("*_mask.*"))
+
+
+def test_what_was_made_of_a_scan_is_not_taken_for_that_of_its_broken_successor(source: Path, tmp_path: Path) -> None:
+    out, scan = tmp_path / "out", scan_at(source)
+    done = prepare_and_write(scan, PLAIN, None, out).sidecar
+    source.write_bytes(b"broken")
+    with pytest.raises(DataError):
+        prepare_and_write(scan, PLAIN, None, out)
+    assert read_sidecar(done) is None
 
 
 def test_a_failure_midway_leaves_neither_torn_files_nor_a_scan_that_seems_done(

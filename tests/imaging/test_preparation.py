@@ -10,7 +10,7 @@ import pytest
 from scale_cases import PREPARE, content, wait_until, write_noise
 
 from neuroage.cohort import Cohort
-from neuroage.errors import DataError
+from neuroage.errors import DataError, SetupError
 from neuroage.imaging import preparation
 from neuroage.imaging.preparation import prepare_scans
 from neuroage.imaging.store import LOCKS, Store, StoredVolume
@@ -138,6 +138,17 @@ def test_a_scan_that_ends_its_worker_is_listed_by_its_file(
     monkeypatch.setattr(preparation, "run_jobs", all_lost)
     with pytest.raises(DataError, match=r"sub-00_T1w\.nii: killed"):
         prepare_scans(noise.scans()[:2], PREPARE, Store(tmp_path))
+
+
+def test_what_every_scan_lacks_is_said_once(noise: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    recipe = Recipe.from_dict({"prepare": {"brain": {"mask": "hd-bet"}}}).prepare
+    with pytest.raises(SetupError, match=r"^hd-bet is not installed"):
+        prepare_scans(noise.scans()[:3], recipe, Store(tmp_path), workers=Workers(n=1))
+    assert not list(tmp_path.rglob("*.npy"))
+    recipe = Recipe.from_dict({"prepare": {"registration": {"to": "mni153"}}}).prepare
+    with pytest.raises(SetupError, match=r"^mni153: no such template"):
+        prepare_scans(noise.scans()[:3], recipe, Store(tmp_path))
 
 
 @pytest.mark.parametrize("on_failure", ["refuse", "keep"])

@@ -10,9 +10,9 @@ from scale_cases import wait_until
 from worker_cases import work
 
 from neuroage.errors import DataError, NeuroageError, UsageError
-from neuroage.imaging import machine
+from neuroage.imaging import machine, workers
 from neuroage.imaging.locks import hold
-from neuroage.imaging.machine import ITK_THREADS, free_memory_gb, one_thread_each
+from neuroage.imaging.machine import ITK_THREADS, THREAD_VARIABLES, free_memory_gb, one_thread_each
 from neuroage.imaging.workers import WorkerLost, Workers, run_jobs
 
 
@@ -31,7 +31,9 @@ def test_an_error_is_the_result_of_its_job_alone(workers: Workers) -> None:
     assert isinstance(itk, DataError) and "Failed to allocate memory" in itk.what and "hxx" not in itk.what
 
 
-def test_a_job_that_ends_its_process_is_named_and_costs_the_others_nothing() -> None:
+def test_a_job_that_ends_its_process_is_named_and_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in THREAD_VARIABLES:
+        monkeypatch.setenv(variable, "2")
     words = ["a", "b", "killer", "c", "bad", "threads", "d"]
     done = outcomes(words, Workers(n=2, processes=True))
     assert isinstance(done[2], WorkerLost)
@@ -72,14 +74,18 @@ def test_the_free_memory_is_that_of_the_job_where_it_is_less(tmp_path: Path) -> 
     assert machine._group_free(tmp_path) is None
 
 
-def test_threads_of_libraries_are_given_back() -> None:
+def test_threads_of_libraries_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     import SimpleITK as sitk
 
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(3)
+    monkeypatch.setenv(ITK_THREADS, "3")
     with one_thread_each():
         assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == 1
         assert os.environ[ITK_THREADS] == "1"
-    assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == before
+    assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == 3
+    assert os.environ[ITK_THREADS] == "3"
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +115,8 @@ def test_processes_end_with_the_process_that_started_them(tmp_path: Path) -> Non
         "    list(run_jobs(job, ['a'], Workers(n=1, processes=True)))\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)])
-    wait_until((tmp_path / "pid").exists)
-    child = int((tmp_path / "pid").read_text() or 0) or int((tmp_path / "pid").read_text())
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    child = int((tmp_path / "pid").read_text())
     parent.kill()
     parent.wait()
     wait_until(lambda: not is_alive(child))
@@ -161,13 +167,21 @@ def test_a_job_that_ends_its_worker_is_named_on_a_cluster_too(
     assert isinstance(killer, WorkerLost)
 
 
-def test_a_scheduler_that_does_not_answer_is_said() -> None:
-    distributed = pytest.importorskip("distributed")
-    import dask
-
-    assert distributed
-    with (
-        dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}),
-        pytest.raises(UsageError, match="No Dask scheduler"),
-    ):
-        list(run_jobs(work, ["a"], Workers(scheduler="tcp://127.0.0.1:1")))
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        ("tcp://127.0.0.1:1", "No Dask scheduler answers"),
+        ("127.0.0.1", "expected an address such as tcp://host:8786"),
+        ("gone.json", "No scheduler file"),
+        ("other.json", "is no file of a Dask scheduler"),
+    ],
+)
+def test_a_scheduler_that_does_not_answer_is_said_at_once(
+    scheduler: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(workers, "SCHEDULER_ANSWERS_S", 0.3)
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text("[]")
+    with pytest.raises(UsageError, match=said):
+        list(run_jobs(work, ["a"], Workers(scheduler=scheduler)))

@@ -37,9 +37,9 @@ CONFIGURATIONS = {
     "sfcn": ((32, 32, 32), "fp32", ("backbone.name=sfcn", "training.select=inner", "training.inner_fraction=0.2")),
     "sfcn, blocks": ((32, 32, 32), "fp32", ("backbone.name=sfcn", "training.recompute=blocks")),
     "cnn, bf16": ((24, 28, 24), "bf16", ()),
-    "highresnet": ((16, 16, 16), "fp32", ("backbone.name=highresnet",)),
-    "highresnet, activations": ((16, 16, 16), "fp32", ("backbone.name=highresnet", "training.recompute=activations")),
-    "highresnet, blocks": ((16, 16, 16), "fp32", ("backbone.name=highresnet", "training.recompute=blocks")),
+    "highresnet": ((12, 12, 12), "fp32", ("backbone.name=highresnet",)),
+    "highresnet, activations": ((12, 12, 12), "fp32", ("backbone.name=highresnet", "training.recompute=activations")),
+    "highresnet, blocks": ((12, 12, 12), "fp32", ("backbone.name=highresnet", "training.recompute=blocks")),
     "image, resnet": ((64, 64), "fp32", ("backbone.name=resnet",)),
 }
 

@@ -10,6 +10,7 @@ import pytest
 from neuroage.cohort import Cohort, Split
 from neuroage.imaging.store import Store
 from neuroage.runs.recipe import Binning, Histogram, Prepare, Recipe, Section
+from neuroage.runs.recipe_raw import BiasField, Brain, Vessels
 from neuroage.runs.run import Run
 from neuroage.training import scoring
 from neuroage.training.train import train
@@ -48,6 +49,25 @@ CHANGES: dict[str, list[str]] = {
     "prepare.binning.levels": ["prepare.binning={levels: 3}", "prepare.binning.levels=5"],
     "prepare.binning.at": ["prepare.binning={method: threshold, at: 0.0}", "prepare.binning.at=0.5"],
     "prepare.binning.native": ["prepare.binning={levels: 3}", "prepare.binning.native=true"],
+    "prepare.registration": [],  # balls cannot be registered to a brain; its keys: tests/imaging/test_raw.py
+    "prepare.bias_field": ["prepare.bias_field={iterations: [5]}"],
+    "prepare.bias_field.shrink": [],  # 4 mm are coarse enough already: tests/imaging/steps/test_bias.py
+    "prepare.bias_field.iterations": ["prepare.bias_field={iterations: [5]}", "prepare.bias_field.iterations=[5, 5]"],
+    "prepare.bias_field.knots_mm": ["prepare.bias_field={iterations: [5]}", "prepare.bias_field.knots_mm=50"],
+    "prepare.brain": ["prepare.brain={mask: nonzero, margin_mm: -8}"],
+    "prepare.brain.mask": [],  # the other masks need a template, files or programs: tests/imaging/test_raw.py
+    "prepare.brain.file": [],
+    "prepare.brain.margin_mm": ["prepare.brain={mask: nonzero}", "prepare.brain.margin_mm=-8"],
+    "prepare.vessels": ["prepare.vessels={radii_mm: [8], output: vesselness}"],
+    "prepare.vessels.radii_mm": [
+        "prepare.vessels={radii_mm: [8], output: vesselness}",
+        "prepare.vessels.radii_mm=[12]",
+    ],
+    "prepare.vessels.output": [
+        "prepare.vessels={radii_mm: [8], output: vesselness}",
+        "prepare.vessels.output=enhanced",
+    ],
+    "prepare.vessels.share": ["prepare.vessels={radii_mm: [8], share: 0.1}", "prepare.vessels.share=0.2"],
     "prepare.fractions": ["prepare.fractions=[-0.5, 0.5]"],
     "prepare.orientation": ["augment=[]", "prepare.orientation=LAS"],
     "prepare.store_as": ["prepare.store_as=float32"],
@@ -113,6 +133,9 @@ def test_no_key_of_the_recipe_is_left_out_here() -> None:
     expected = leaf_keys(Recipe) - {"prepare"} | {f"prepare.{name}" for name in Prepare.model_fields}
     expected |= {f"prepare.binning.{name}" for name in Binning.model_fields}
     expected |= {f"prepare.histogram.{name}" for name in Histogram.model_fields}
+    expected |= {f"prepare.bias_field.{name}" for name in BiasField.model_fields}
+    expected |= {f"prepare.brain.{name}" for name in Brain.model_fields}
+    expected |= {f"prepare.vessels.{name}" for name in Vessels.model_fields}
     assert expected == set(CHANGES)
     assert len(CHANGES) > 40
 

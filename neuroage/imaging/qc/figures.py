@@ -19,7 +19,7 @@ FLOOR = 0.01  # of the median: a spread below it is no spread (all scans of one 
 # Words in names of figures of which more is better, so that only a low one is odd.
 HIGH_IS_GOOD = {
     "similarity", "information", "score", "corr", "correlation", "overlap", "dice", "coverage", "covered", "inside",
-    "likeness",
+    "likeness", "sharpness", "in_head", "lead",
 }  # fmt: skip
 OF_THE_SEARCH = (
     "seconds",
@@ -55,6 +55,13 @@ KNOWN: dict[str, tuple[str, str, str]] = {
     "rotation_deg": ("Rotation", "°", "of the head against the template"),
     "information": ("Information", "", "mutual information of the registered scan and what it was registered to"),
     "inside": ("Inside", "", "share of the template that lies inside of the scan"),
+    "sharpness": ("Sharpness", "", "information where the template was found over the most at wrong poses"),
+    "information_brain": ("In the brain", "nats", "mutual information of scan and template within the brain"),
+    "in_head": ("On the head", "", "share of the template's brain that lies on the head"),
+    "scale_least": ("Least scale", "", "of the head against the template, along its most shrunk direction"),
+    "scale_most": ("Most scale", "", "of the head against the template, along its most stretched direction"),
+    "template_overlap": ("Mask overlap", "", "Dice of the brain mask and the template's"),
+    "volume_ml": ("Brain", "ml", "volume of the brain mask"),
     "similarity": ("Similarity", "", "of the registered scan and the template"),
     "overlap": ("Overlap", "", "of the registered scan's head or brain and the template's"),
     "coverage": ("Coverage", "", "share of the template that the scan covers"),
@@ -87,7 +94,8 @@ class Column:
     @property
     def low_is_odd(self) -> bool:
         """Whether more of it is better, so that only a low one is odd."""
-        return not HIGH_IS_GOOD.isdisjoint(self.key.rpartition(".")[2].split("_"))
+        name = self.key.rpartition(".")[2]
+        return not HIGH_IS_GOOD.isdisjoint([name, *name.split("_")])
 
     def to_dict(self) -> dict[str, Any]:
         """Give what the page needs to know of it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroage.errors import UsageError
+from neuroage.errors import SetupError
 from neuroage.imaging.read import Volume
 
 SPACE = "MNI152NLin2009aSym"  # its name in BIDS
@@ -39,7 +39,7 @@ def load_mni152(spacing_mm: int = 1) -> Template:
     """Load the template at 1 mm, or averaged in blocks of 2 or 4 mm.
 
     Raises:
-        UsageError: nilearn, which brings it, is not installed.
+        SetupError: nilearn, which brings it, is not installed.
     """
     import nibabel as nib
 
@@ -66,7 +66,7 @@ def _folder():  # type: ignore[no-untyped-def]
     found = find_spec("nilearn")  # its data are read without importing it, which takes seconds
     folder = Path(found.origin).parent / "datasets" / "data" if found and found.origin else None
     if folder is None or not folder.is_dir():
-        raise UsageError(
+        raise SetupError(
             "The MNI152 template, which nilearn brings, is not installed", fix='Install it: pip install "neuroage[raw]"'
         )
     return folder

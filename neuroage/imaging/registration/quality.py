@@ -96,10 +96,15 @@ def measure(target: Target, head: Picture, picture: Picture, matrix: np.ndarray,
 def find_problem(quality: dict[str, float]) -> str:
     """Say in one sentence why a result is not to be trusted; "" where nothing speaks against it."""
     least, most = quality["scale_least"], quality["scale_most"]
-    if quality["information_brain"] < LEAST_INFORMATION or quality["sharpness"] < SHARP:
+    if quality["sharpness"] < SHARP:
         return (
             f"The template's brain was not found: it fits {quality['sharpness']:.2f} times as well as in wrong poses "
-            f"(expected {SHARP} or more), with {quality['information_brain']:.2f} nats of information."
+            f"(expected {SHARP} or more)."
+        )
+    if quality["information_brain"] < LEAST_INFORMATION:
+        return (
+            "The template's brain was not found: scan and template share "
+            f"{quality['information_brain']:.2f} nats of information (expected {LEAST_INFORMATION} or more)."
         )
     if quality["coverage"] < LEAST_COVERAGE:
         return (

@@ -8,7 +8,7 @@ from pathlib import Path
 from neuroage.cohort import Scan
 from neuroage.cohort.image_files import split_volume
 from neuroage.cohort.paths import MASK_COLUMN, REFERENCE_COLUMN
-from neuroage.errors import DataError
+from neuroage.errors import DataError, SetupError
 from neuroage.runs.recipe import Preparation
 
 
@@ -39,6 +39,7 @@ def companions_of(scan: Scan, recipe: Preparation) -> Companions:
 
     Raises:
         DataError: The recipe needs a reference or a mask that this scan has not.
+        SetupError: There is no such template.
     """
     if recipe.kind != "volume" or scan.path is None:
         return Companions()
@@ -51,7 +52,11 @@ def companions_of(scan: Scan, recipe: Preparation) -> Companions:
         if recipe.registration.to not in ("mni152", "reference"):
             template = Path(recipe.registration.to)
             if not template.exists():
-                raise DataError(f"{template}: no such template", fix="Mend prepare.registration.to.")
+                raise SetupError(
+                    f"{template}: no such template",
+                    expected="mni152, reference, or a file",
+                    fix="Mend prepare.registration.to.",
+                )
     if recipe.brain is not None and recipe.brain.mask == "file":
         mask = (
             find_mask_file(scan.path, recipe.brain.file)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from neuroage.errors import DataError, UsageError, did_you_mean
+from neuroage.errors import DataError, SetupError, UsageError, did_you_mean
 from neuroage.imaging.read import Volume, read
 
 TIMEOUT_S = 1800.0  # HD-BET takes minutes a scan without a GPU
@@ -70,7 +70,7 @@ def mask_by_program(volume: Volume, name: str, *, timeout_s: float = TIMEOUT_S) 
         True within the brain, shape (I, J, K); and the program's path.
 
     Raises:
-        UsageError: The program is not on the PATH.
+        SetupError: The program is not on the PATH.
         DataError: It failed, took too long, or left no mask on the scan's grid.
     """
     import nibabel as nib
@@ -80,7 +80,7 @@ def mask_by_program(volume: Volume, name: str, *, timeout_s: float = TIMEOUT_S) 
     program = PROGRAMS[name]
     found = next(filter(None, map(shutil.which, program.names)), None)
     if found is None:
-        raise UsageError(
+        raise SetupError(
             f"{name} is not installed", expected=f"{' or '.join(program.names)} on the PATH", fix=program.get
         )
     with tempfile.TemporaryDirectory(prefix="neuroage-") as folder_name:
