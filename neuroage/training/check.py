@@ -35,6 +35,8 @@ MOST_SCANS = 2000  # training scans that are looked at; ranges and distances do 
 TEMPLATE_PARTS = 5  # a training scan is compared with the mean of the other parts, as a new scan would be
 SMALLER_CONTRACT = "this run was trained before the full contract: only voxel size and prepared intensities are checked"
 
+KEPT_BY_POSES = ("blur_mm", "distinct_values", "middle_level", "bright_tail")  # measures that registration leaves alone
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -250,13 +252,17 @@ class Finding:
         return verdict_of(self.concerns)
 
 
-def find_concerns(run: Run, fabric: Fabric, network: Network, volumes: Sequence[StoredVolume]) -> list[Finding]:
+def find_concerns(
+    run: Run, fabric: Fabric, network: Network, volumes: Sequence[StoredVolume], *, raw: bool = False
+) -> list[Finding]:
     """Compare prepared scans with what a run was trained on.
 
     Args:
         run: A single training, not a run of members.
         fabric, network: Its network.
         volumes: Prepared with its recipe.
+        raw: The scans were brought to lie and look like the training scans first: of their files, only what a pose and
+            a skull do not change is compared.
     """
     contract, reference = run.contract, Reference.load(run.reference_path)
     records = [volume.record for volume in volumes]
@@ -269,7 +275,8 @@ def find_concerns(run: Run, fabric: Fabric, network: Network, volumes: Sequence[
     seen = look_at(fabric, network, volumes, run.recipe.prepare.spacing, n_at_once)
     findings = []
     for record, (own, turn) in zip(records, reference.measures(seen), strict=True):
-        measures = {**record.get("native", {}), **own}
+        of_file = record.get("native", {})
+        measures = {**{key: of_file[key] for key in of_file if not raw or key in KEPT_BY_POSES}, **own}
         findings.append(Finding(contract.concerns(record, measures, turn), measures))
     return findings
 

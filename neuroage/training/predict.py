@@ -99,9 +99,8 @@ def predict(
         everyone["group"] = [groups.get(subject, subject) for subject in everyone["subject_id"]]
     observer.stage("Checking the scans against those that the run was trained on")
     first = load_network(leaves[0])
-    findings = dict(
-        zip(prepared.volumes, find_concerns(leaves[0], *first[:2], list(prepared.volumes.values())), strict=True)
-    )
+    found = find_concerns(leaves[0], *first[:2], list(prepared.volumes.values()), raw=steps != recipe.prepare)
+    findings = dict(zip(prepared.volumes, found, strict=True))
     rows = everyone if force else _refuse(everyone, findings, observer)
     trained_on = subjects_trained_on(run)
     known = everyone["subject_id"].isin(trained_on)
