@@ -276,7 +276,10 @@ def find_concerns(
     findings = []
     for record, (own, turn) in zip(records, reference.measures(seen), strict=True):
         of_file = record.get("native", {})
-        measures = {**{key: of_file[key] for key in of_file if not raw or key in KEPT_BY_POSES}, **own}
+        measures = {**of_file, **own}
+        if raw:
+            changed = {key for key in of_file if key not in KEPT_BY_POSES}
+            contract = replace(contract, ranges={key: contract.ranges[key] for key in contract.ranges.keys() - changed})
         findings.append(Finding(contract.concerns(record, measures, turn), measures))
     return findings
 

@@ -69,7 +69,10 @@ def correct_bias(
             expected=f"at least {FEWEST_VOXELS} with positive intensities",
             fix="Look at the scan and its mask, or leave out prepare.bias_field.",
         )
-    log_field, done, change = _estimate(coarse, inside, spacing, iterations, knots_mm)
+    box = _box(inside)  # the splines span what is looked at, so that empty space around it changes nothing
+    log_field, done, change = _estimate(coarse[box], inside[box], spacing, iterations, knots_mm)
+    beyond = [(part.start, size - part.stop) for part, size in zip(box, coarse.shape, strict=True)]
+    log_field = np.pad(log_field, beyond, mode="edge")
     within = np.exp(log_field[inside])
     record = {
         "name": "bias_field",
@@ -83,6 +86,12 @@ def correct_bias(
     }
     corrected = _multiply_smoothly(volume.data[0], np.exp(-log_field), factor)
     return replace(volume, data=corrected[None]), record | {"seconds": round(time.perf_counter() - start, 3)}
+
+
+def _box(inside: np.ndarray) -> tuple[slice, slice, slice]:
+    places = np.argwhere(inside)
+    i, j, k = (slice(int(low), int(high) + 1) for low, high in zip(places.min(axis=0), places.max(axis=0), strict=True))
+    return i, j, k
 
 
 def coarsening(spacing_mm: tuple[float, float, float], shrink: int) -> tuple[int, int, int]:
