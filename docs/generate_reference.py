@@ -89,7 +89,9 @@ LISTED: dict[str, dict[str, tuple[str, ...]]] = {
         "neuroage.training.selftest": ("selftest",),
         "neuroage.training.observer": ("Observer",),
     },
-    "Errors": {"neuroage.errors": ("NeuroageError", "UsageError", "DataError", "InfeasibleError", "RefusedError")},
+    "Errors": {
+        "neuroage.errors": ("NeuroageError", "UsageError", "SetupError", "DataError", "InfeasibleError", "RefusedError"),
+    },
 }  # fmt: skip
 
 

@@ -105,6 +105,9 @@ def main() -> None:
         _say(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        from neuroage.cli.screen import talk
+
+        talk.print("[yellow]Stopped.[/] What is finished is kept; the same command goes on from there.")
         sys.exit(STOPPED)
     except BrokenPipeError:
         sys.exit(0)
