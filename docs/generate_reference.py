@@ -90,7 +90,8 @@ LISTED: dict[str, dict[str, tuple[str, ...]]] = {
         "neuroage.training.observer": ("Observer",),
     },
     "Errors": {
-        "neuroage.errors": ("NeuroageError", "UsageError", "SetupError", "DataError", "InfeasibleError", "RefusedError"),
+        "neuroage.errors": ("NeuroageError", "UsageError", "SetupError", "DataError", "InfeasibleError",
+                            "RefusedError"),
     },
 }  # fmt: skip
 
