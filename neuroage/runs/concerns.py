@@ -95,7 +95,7 @@ def _skull(scan: Departures) -> Concern | None:
     litres, usual = scan.measures.get("head_ml", 0) / 1000, 10 ** scan.ranges["head_ml"][1] / 1000
     if scan.scaled.get("likeness", 1.0) < SKULL_ALIKE * scan.ranges["likeness"][1]:
         return None  # another modality
-    if scan.below("field_mm_s") or scan.above("blur_mm") or scan.scaled.get("border_level", 0.0) > BRIGHT_BORDER:
+    if scan.below("field_mm_s") or scan.above("blur_mm") or scan.scaled["border_level"] > BRIGHT_BORDER:
         return None  # a slab, a brain that was smoothed beyond its edge, or inverted
     grown = scan.above("head_ml") or any(scan.above(f"head_mm_{axis}") for axis in "ras")
     if scan.below("background_share") and scan.ranges["background_share"][0] > 0.3 and grown:

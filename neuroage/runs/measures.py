@@ -32,10 +32,13 @@ class Measure:
         """Bring a value to the scale of its range."""
         return math.log10(max(value, 1e-9)) if self.log else value
 
+    def unscale(self, scaled: float) -> float:
+        """Bring a value from the scale of its range back to its own."""
+        return float(10**scaled if self.log else scaled)
+
     def shown(self, scaled: float) -> str:
         """Set a value on the scale of its range as a person reads it."""
-        value = 10**scaled if self.log else scaled
-        return f"{value:.3g}{' ' * bool(self.unit)}{self.unit}"
+        return f"{self.unscale(scaled):.3g}{' ' * bool(self.unit)}{self.unit}"
 
 
 CUT = "part of the head is missing: export the whole scan"

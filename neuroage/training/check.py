@@ -277,9 +277,9 @@ def find_concerns(
     for record, (own, turn) in zip(records, reference.measures(seen), strict=True):
         of_file = record.get("native", {})
         measures = {**of_file, **own}
-        if raw:
-            changed = {key for key in of_file if key not in KEPT_BY_POSES}
-            contract = replace(contract, ranges={key: contract.ranges[key] for key in contract.ranges.keys() - changed})
+        if raw:  # the file's pose, size and skull are no concern any more: they count as usual
+            usual = {key: MEASURES[key].unscale(contract.ranges[key][1]) for key in contract.ranges if key in of_file}
+            measures |= {key: value for key, value in usual.items() if key not in KEPT_BY_POSES}
         findings.append(Finding(contract.concerns(record, measures, turn), measures))
     return findings
 
