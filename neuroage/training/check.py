@@ -25,6 +25,7 @@ from neuroage.models.network import Network
 from neuroage.runs.concerns import verdict_of
 from neuroage.runs.contract import InputContract
 from neuroage.runs.departures import Concern
+from neuroage.runs.measures import MEASURES
 from neuroage.runs.run import Run
 from neuroage.training.inference import MEMORY_FORMAT, complete_leaves, load_network
 from neuroage.training.observer import Observer

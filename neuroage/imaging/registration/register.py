@@ -73,8 +73,8 @@ def _search(target: Target, heads: dict[int, Picture], brains: dict[int, Picture
     """Find the best pose at 4 mm, and whether the skull is off.
 
     At first air does not count; see `find_head`. Where that shows that nothing but air lies around the brain, the
-    border of the brain is what fixes its size, and air counts. A pose far from the header's has to tell more of the scan
-    than the best near it, too: in a shaded, cut head a wrong pose can be a little sharper.
+    border of the brain is what fixes its size, and air counts. A pose far from the header's has to tell more of the
+    scan than the best near it, too: in a shaded, cut head a wrong pose can be a little sharper.
     """
     best: tuple[float, Fit, bool] | None = None
     for near_header in (True, False):
