@@ -11,6 +11,7 @@ thresholds on it gave better masks than on the measures of Frangi 1998 (doi:10.1
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +40,7 @@ WEAK, CLEAR = (0.05, 0.45), (0.2, 0.6)
 LEAST_CLEAR_MM3 = 2.0
 # A disc of radius r, smoothed at σ = r/√2, where its response is strongest, has λ σ² = contrast / e at its middle.
 SIGMA_OF_RADIUS = 1 / np.sqrt(2)
-CONTRAST_OF_RESPONSE = np.e
+CONTRAST_OF_RESPONSE = math.e
 LEAST_SIGMA_VOXELS = 0.5  # below, a Gaussian has no shape on the grid; thinner tubes are seen at this scale
 
 
