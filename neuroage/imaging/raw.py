@@ -29,8 +29,8 @@ from neuroage.runs.recipe import Prepare
 from neuroage.runs.recipe_raw import Brain
 
 SETTLED_MM = 4.0  # a mean of many brains shows nothing finer
-OF_MASK = "brain mask: "
-REGISTRATION_VERSION = 1  # raised whenever a registration gives another matrix than before, so that it is sought anew
+# Raised, with `prepare.STEPS_VERSION`, whenever a registration gives another matrix, so that it is sought anew.
+REGISTRATION_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ class _Job:
         self.volume, self.recipe, self.path, self.companions = volume, recipe, path, companions
         self.frame: Frame | None = None
         self.mask: np.ndarray | None = None
+        self.of_mask: dict[str, Any] = {}
         self.to_space: np.ndarray | None = None  # millimetres of the space where it ends → the scan's
         self.reference: Volume | None = None
         self.affine_to_mni: Registration | None = None  # of the reference where there is one, else of the scan
@@ -224,11 +225,7 @@ class _Job:
             wanted = wanted.model_copy(update={"mask": "nonzero" if is_stripped(shows) else "template"})
         registration = self._registration_of_mask() if wanted.mask == "template" else None
         found = brain_mask(shows, wanted, registration=registration, mask_file=self.companions.mask)
-        self.steps = [step for step in self.steps if step["name"] != "brain"]  # what is found again replaces the first
-        self.problems = [problem for problem in self.problems if not problem.startswith(OF_MASK)]
-        self.steps.append({"name": "brain", **found.record})
-        if problem := found.record.get("problem"):
-            self.problems.append(OF_MASK + problem)
+        self.of_mask = found.record
         if shows is self.volume or self.to_reference is None:
             return found.mask
         onto = Grid(self.volume.shape, np.linalg.solve(self.to_reference.matrix, self.volume.affine))
@@ -260,6 +257,9 @@ class _Job:
             return
         if self.recipe.bias_field is not None and self.reference is None and wanted.mask in ("auto", "template"):
             self.mask = self._brain_of(wanted)
+        self.steps.append({"name": "brain", **self.of_mask})
+        if self.of_mask.get("problem"):
+            self.problems.append(f"brain mask: {self.of_mask['problem']}")
         self.volume = replace(self.volume, data=np.where(self.mask, self.volume.data[0], np.float32(0))[None])
 
     def enhance(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,8 @@ def load_mni152(spacing_mm: int = 1) -> Template:
     return Template(Volume(np.asarray(t1)[None], affine), np.asarray(brain) > 0.5, np.stack([grey, white]))
 
 
-def _folder():  # type: ignore[no-untyped-def]
+def _folder() -> Path:
     from importlib.util import find_spec
-    from pathlib import Path
 
     found = find_spec("nilearn")  # its data are read without importing it, which takes seconds
     folder = Path(found.origin).parent / "datasets" / "data" if found and found.origin else None
