@@ -16,7 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,18 +175,19 @@ def _in_processes(
         with _pool(n_at_once, memory_gb) as pool:
             running: dict[Future[Any], int] = {}
             dead: list[int] = []
-            while not dead and (coming or running):
+            broken = False
+            while not broken and (coming or running):
                 while coming and len(running) < n_at_once:  # none ahead, so that all on the way are at work
-                    place = coming.popleft()
                     try:
-                        running[pool.submit(_attempt, function, jobs[place])] = place
-                    except BrokenProcessPool:  # it died when its last job was done
-                        coming.appendleft(place)
-                        dead += running.values()
+                        running[pool.submit(_attempt, function, jobs[coming[0]])] = coming[0]
+                    except BrokenProcessPool:  # it died since the last job was done; this one did not begin
+                        broken = True
                         break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    coming.popleft()
+                for future in wait(running, return_when=ALL_COMPLETED if broken else FIRST_COMPLETED).done:
                     place = running.pop(future)
                     if isinstance(future.exception(), BrokenProcessPool):
+                        broken = True
                         dead.append(place)
                     else:
                         yield place, future.result()

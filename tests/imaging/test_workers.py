@@ -2,6 +2,10 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,41 @@ def test_a_job_that_ends_its_process_is_named_and_costs_the_others_nothing(monke
     assert isinstance(done[4], DataError) and not isinstance(done[4], WorkerLost)
     assert done[5] == {"itk": 1, "blas": 1, "numba": "1"}
     assert [done[place] for place in (0, 1, 3, 6)] == ["A", "B", "C", "D"]
+
+
+@pytest.mark.parametrize("n_running", [0, 1])
+def test_a_pool_found_dead_when_a_job_is_handed_to_it_costs_no_job_and_doubles_none(
+    n_running: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DyingPool:
+        """Finishes its first job, and is dead when the next but `n_running` is handed to it."""
+
+        def __init__(self) -> None:
+            self.submitted: list[Future[Any]] = []
+
+        def submit(self, function: Any, *args: Any) -> Future[Any]:
+            if len(self.submitted) > n_running:
+                for future in self.submitted[1:]:
+                    future.set_exception(BrokenProcessPool())
+                raise BrokenProcessPool
+            self.submitted.append(Future())
+            if len(self.submitted) == 1:
+                self.submitted[0].set_result(function(*args))
+            return self.submitted[-1]
+
+    @contextmanager
+    def pool(n_processes: int, memory_gb: float | None) -> Iterator[Any]:
+        pools.append(n_processes)
+        if len(pools) == 1:
+            yield DyingPool()
+        else:
+            with ThreadPoolExecutor(n_processes) as sound:
+                yield sound
+
+    pools: list[int] = []
+    monkeypatch.setattr(workers, "_pool", pool)
+    assert outcomes(["a", "b", "c"], Workers(n=1 + n_running, processes=True)) == ["A", "B", "C"]
+    assert pools == ([2, 1, 2] if n_running else [1, 1]), "what was at work is tried alone, the rest is not"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux")
