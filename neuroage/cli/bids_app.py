@@ -232,9 +232,9 @@ def write_out(
 
 def _sum_up_group(bids_folder: Path, folder: Path, *, as_json: bool) -> None:
     """Write what needs all participants: a table of all scans of each kind, and the page that shows them."""
-    from neuroage.cli.screen import Story, out, print_json
+    from neuroage.cli.screen import Story, out, print_json, talk
     from neuroage.imaging.derivative_page import write_group_pages
-    from neuroage.imaging.derivative_tables import write_group_tables
+    from neuroage.imaging.derivative_tables import differing_recipes, write_group_tables
 
     tables = write_group_tables(folder)
     if not tables:
@@ -243,9 +243,12 @@ def _sum_up_group(bids_folder: Path, folder: Path, *, as_json: bool) -> None:
     story = Story(quiet=as_json)
     story.stage(f"Drawing the scans of {folder}")
     pages = write_group_pages(folder, story.preparing)
+    notes = [note for table in tables if (note := differing_recipes(table))]
     if as_json:
-        print_json({"folder": folder, "tables": tables, "pages": pages})
+        print_json({"folder": folder, "tables": tables, "pages": pages, "notes": notes})
         return
+    for note in notes:
+        talk.print(f"• {note}", markup=False)
     for path in (*tables, *pages):
         out.print(str(path), markup=False)
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from neuroage.cohort.cohort import Cohort
 from neuroage.cohort.columns import normal_header
-from neuroage.cohort.image_files import find_images, image_fault
+from neuroage.cohort.image_files import find_images, image_fault, is_image_name
 from neuroage.cohort.layouts import Layout
 from neuroage.cohort.modalities import canonical_modality
 from neuroage.cohort.plain_table import ageless
@@ -104,10 +104,13 @@ def _is_table(path: Path) -> bool:
 
 
 def recognises(source: Path) -> bool:
-    """A table with a column IXI_ID, a folder with one, or a folder with images named as IXI's."""
+    """A table with a column IXI_ID, a folder with one, or a folder most images of which are named as IXI's."""
     if source.is_file():
         return _is_table(source)
-    return any(_is_table(path) or _NAME.match(path.name) for path in source.iterdir())
+    beside = list(source.iterdir())
+    images = [path.name for path in beside if is_image_name(path.name)]
+    n_named = sum(bool(_NAME.match(name)) for name in images)
+    return n_named > len(images) / 2 or any(_is_table(path) for path in beside)
 
 
 LAYOUT = Layout("ixi", "IXI999-Guys-1234-T1.nii.gz … and IXI.xls", recognises, read)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def write_group_tables(folder: Path) -> list[Path]:
             "image": sidecar.relative_to(folder).as_posix().removesuffix(".json") + ".nii.gz",
             "problem": about["problem"],
             "seconds": about["seconds"],
+            "recipe": about["digest"],
             **_figures(about),
         }
         rows.setdefault(stem.rsplit("_", 1)[1], []).append(row)
@@ -128,6 +130,20 @@ def write_group_tables(folder: Path) -> list[Path]:
         written.append(folder / f"group_{suffix}.tsv")
         write_text(written[-1], _table(found))
     return written
+
+
+def differing_recipes(table: Path) -> str:
+    """Say that the scans of a group table were prepared in more than one way; "" where they were in one.
+
+    Args:
+        table: From `write_group_tables`.
+    """
+    with table.open(encoding="utf-8", newline="") as file:
+        counts = Counter(row["recipe"] for row in csv.DictReader(file, delimiter="\t"))
+    if len(counts) == 1:
+        return ""
+    listed = ", ".join(f"{n} scans with {recipe}" for recipe, n in counts.most_common())
+    return f"{table.name}: prepared with {len(counts)} recipes: {listed}; prepare all with one, or into other folders"
 
 
 def find_sidecars(folder: Path) -> Iterator[Path]:

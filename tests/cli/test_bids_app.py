@@ -91,6 +91,18 @@ def test_the_group_level_makes_a_table_and_a_page(type_in: Callable, tree: Path,
     assert "3 T1w scans" in page and "sub-02_ses-b" in page
 
 
+def test_scans_of_two_recipes_in_one_folder_are_said(type_in: Callable, tree: Path, tmp_path: Path) -> None:
+    words = ("prepare", tree, "out", "participant", "--config", "small.yaml")
+    assert type_in(*words).code == 0
+    assert type_in(*words, "--participant-label", "01", "--set", "prepare.clip_percentiles=[1,99]").code == 0
+    said = type_in("prepare", tree, "out", "group")
+    assert said.code == 0 and "group_T1w.tsv: prepared with 2 recipes: 2 scans with v" in " ".join(said.err.split())
+    (note,) = json.loads(type_in("prepare", tree, "out", "group", "--json").out)["notes"]
+    assert "1 scans with v" in note
+    assert type_in(*words).code == 0
+    assert json.loads(type_in("prepare", tree, "out", "group", "--json").out)["notes"] == []
+
+
 def test_one_sentence_says_which_labels_there_are(type_in: Callable, tree: Path) -> None:
     words = ("prepare", tree, "out", "participant", "--config", "small.yaml")
     said = type_in(*words, "--participant-label", "1")

@@ -164,6 +164,15 @@ def test_ixi_missing_ages_and_rows_are_reported(ixi: Path) -> None:
     assert "1 of 9 rows have no image" in report(cohort) and "DTI-00" in report(cohort)
 
 
+def test_one_image_named_as_ixis_makes_no_ixi_folder(tmp_path: Path) -> None:
+    for name in ("IXI001-HH-1000-T1", "head_1", "head_2"):
+        image(tmp_path / f"{name}.nii.gz")
+    with pytest.raises(DataError, match="IXI_ID"):
+        Cohort.read(tmp_path, layout="ixi")
+    write(tmp_path / "scans.csv", "path,subject,age", "head_1.nii.gz,a,30", "IXI001-HH-1000-T1.nii.gz,b,40")
+    assert Cohort.read(tmp_path).table["age"].tolist() == [30.0, 40.0]
+
+
 def test_the_ixi_table_alone_is_read(ixi: Path) -> None:
     cohort = Cohort.read(ixi / "IXI.csv")
     assert cohort.table.subject_id.tolist() == ["IXI001", "IXI002", "IXI003", "IXI005", "IXI006"]

@@ -413,8 +413,8 @@ def test_a_failed_registration_is_written_listed_and_not_read_back(
     (table,) = write_group_tables(out)
     lines = [line.split("\t") for line in table.read_text().splitlines()]
     assert table.name == "group_T1w.tsv"
-    assert lines[0][:6] == ["participant_id", "session_id", "scan_id", "image", "problem", "seconds"]
-    assert lines[0][6:] == ["registration_mni152_correlation"]
+    assert lines[0][:7] == ["participant_id", "session_id", "scan_id", "image", "problem", "seconds", "recipe"]
+    assert lines[0][7:] == ["registration_mni152_correlation"]
     assert [line[1] for line in lines[1:]] == ["n/a", "ses-a", "ses-b"]
     assert [line[4] for line in lines[1:]] == ["upside down", "n/a", "n/a"]
     keep = recipe.model_copy(update={"registration": recipe.registration.model_copy(update={"on_failure": "keep"})})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -17,10 +17,12 @@ from neuroage.imaging.registration.result import Registration
 from neuroage.imaging.registration.shading import find_shading, remove_shading
 from neuroage.imaging.registration.start import find_starts
 from neuroage.imaging.registration.target import SPACINGS_MM, Target, make_target, mni152_target
+from neuroage.imaging.registration.transform import mean_distance_mm
 
 KINDS = ("affine", "rigid")
 N_REFINED = (24, 4)  # starts taken on at 8 mm, and of these at 4 mm
-N_SHADINGS = 2  # the first is fitted in a pose that shading has pulled at
+MOST_SHADINGS = 6  # each is fitted in a pose that the last one's rest has pulled at; most heads need two
+STILL_MM = 0.5  # a pose that moves less has found its shading
 SURE = 1.7  # sharpness that only right poses reach; below, the rotations far from the header's are tried as well
 LEAST_HEAD_LITRES = 0.3  # a third of the smallest adult brain
 
@@ -79,28 +81,46 @@ def _search(target: Target, heads: dict[int, Picture], brains: dict[int, Picture
     best: tuple[float, Fit, bool] | None = None
     for near_header in (True, False):
         starts = [start.matrix for start in find_starts(head, target.classes, near_header=near_header)]
-        fit = _refine_all(target, heads, starts)
-        stripped = is_stripped(target, heads[4], fit.matrix)
-        if stripped:
-            fit = _refine_all(target, brains, [fit.matrix, *starts])
-        fit = refine(target.points[4], (brains if stripped else heads)[4], fit.matrix, "affine")
-        sharp = sharpness(target, (brains if stripped else heads)[4], fit.matrix)
-        tells_more = best is None or stripped != best[2] or fit.score > best[1].score
-        if best is None or (sharp > best[0] and tells_more):
-            best = sharp, fit, stripped
-        if best[0] >= SURE:
-            break
+        for fit, stripped in _best_fits(target, heads, brains, starts):
+            picture = (brains if stripped else heads)[4]
+            fit = refine(target.points[4], picture, fit.matrix, "affine")
+            sharp = sharpness(target, picture, fit.matrix)
+            tells_more = best is None or stripped != best[2] or fit.score > best[1].score
+            if best is None or (sharp > best[0] and tells_more):
+                best = sharp, fit, stripped
+            if best[0] >= SURE:
+                return best[1:]
     assert best is not None
     return best[1:]
+
+
+def _best_fits(
+    target: Target, heads: dict[int, Picture], brains: dict[int, Picture], starts: Sequence[np.ndarray]
+) -> Iterator[tuple[Fit, bool]]:
+    """Give the best pose where air does not count, then the one where it does, with whether the skull is off.
+
+    The first is left out where the skull is off, the second where it is on. A bare brain with vast ventricles may be
+    found by the second only.
+    """
+    fit = _refine_all(target, heads, starts)
+    stripped = is_stripped(target, heads[4], fit.matrix)
+    if not stripped:
+        yield fit, False
+    fit = _refine_all(target, brains, [fit.matrix, *starts] if stripped else starts)
+    if stripped or is_stripped(target, heads[4], fit.matrix):
+        yield fit, True
 
 
 def _refine_unshaded(target: Target, pictures: dict[int, Picture], fit: Fit) -> tuple[Fit, Picture]:
     """Refine at 4 mm and at 2 mm with the coils' shading taken out; give the fit and the picture at 4 mm without it."""
     points, even = target.points[4], pictures[4]
-    for _ in range(N_SHADINGS):
-        shading = find_shading(points, target.in_brain[4], pictures[4], fit.matrix)
+    brain = points.places_mm[target.in_brain[4]]
+    for _ in range(MOST_SHADINGS):
+        before, shading = fit, find_shading(points, target.in_brain[4], pictures[4], fit.matrix)
         even = remove_shading(points, shading, pictures[4], fit.matrix)
         fit = refine(points, even, fit.matrix, "affine")
+        if mean_distance_mm(before.matrix, fit.matrix, brain) < STILL_MM:
+            break
     fine = remove_shading(points, shading, pictures[2], fit.matrix)
     return refine(target.points[2], fine, fit.matrix, "affine"), even
 

@@ -10,6 +10,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from neuroage.errors import UsageError
+from neuroage.imaging import phantom_mistakes
+from neuroage.imaging.phantom_effects import draw_traits
 from neuroage.imaging.phantom_mistakes import phantom_scan
 from neuroage.imaging.read import Volume
 from neuroage.imaging.registration import register
@@ -89,6 +91,16 @@ def test_the_skull_may_be_off(found: Registration) -> None:
     assert (
         distance_mm(stripped.matrix, found.matrix) < 8
     )  # liquor and dura are part of the one border, not of the other
+
+
+def test_a_bare_brain_with_vast_ventricles_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = register_to_template(make_phantom(stripped=True))
+    monkeypatch.setattr(phantom_mistakes, "draw_traits", lambda *drawn: {**draw_traits(*drawn), "ventricle_scale": 3.0})
+
+    swollen = register_to_template(make_phantom(stripped=True))
+
+    assert swollen.problem == "" and swollen.quality["stripped"] == 1
+    assert distance_mm(swollen.matrix, plain.matrix) < 5  # the rest of the brain is the same
 
 
 def test_a_rigid_registration_turns_and_shifts_as_the_affine_one(head: Volume, found: Registration) -> None:
