@@ -86,13 +86,16 @@ def learn_landmarks(scans: Iterable[Volume | str | os.PathLike[str]], over: str 
     return tuple(float(landmark) for landmark in landmarks)
 
 
-def standardise_histogram(data: np.ndarray, histogram: Histogram, record: dict[str, Any]) -> np.ndarray:
+def standardise_histogram(
+    data: np.ndarray, histogram: Histogram, record: dict[str, Any], within: np.ndarray | None = None
+) -> np.ndarray:
     """Map the percentiles of a scan onto landmarks, linearly between them and beyond the outer ones.
 
     Args:
         data: Shape (I, J, K).
         histogram: The landmarks, and the voxels that give the percentiles; every voxel is mapped.
         record: Receives the scan's percentiles.
+        within: Voxels that the percentiles are taken over, bool (I, J, K); all when None.
 
     Returns:
         Same shape, float32, on the scale of the landmarks.
@@ -104,7 +107,8 @@ def standardise_histogram(data: np.ndarray, histogram: Histogram, record: dict[s
     """
     given = histogram.landmarks
     landmarks = np.asarray(LANDMARKS[given] if isinstance(given, str) else given)[USED]
-    values = np.percentile(data[foreground_of(data, histogram.over)], PERCENTILES)
+    chosen = data if within is None else data[within]
+    values = np.percentile(chosen[foreground_of(chosen, histogram.over)], PERCENTILES)
     record["histogram_percentiles"] = values.round(4).tolist()
     values = values[USED]
     width = np.diff(values)

@@ -11,21 +11,25 @@ from neuroage.imaging.histogram import foreground_of, standardise_histogram
 from neuroage.runs.recipe import Binning, Prepare
 
 
-def scale_intensities(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) -> np.ndarray:
+def scale_intensities(
+    data: np.ndarray, recipe: Prepare, record: dict[str, Any], within: np.ndarray | None = None
+) -> np.ndarray:
     """Standardise the histogram, clip and scale intensities by the statistics of the foreground.
 
     Args:
         data: Shape (I, J, K).
         recipe: Which landmarks, foreground, percentiles and scale.
         record: Receives foreground share, mean and standard deviation before scaling.
+        within: Voxels that the statistics are taken over, bool (I, J, K); all when None.
 
     Raises:
         DataError: The foreground is empty or constant, or there is no histogram to standardise.
     """
     if recipe.histogram is not None:
-        data = standardise_histogram(data, recipe.histogram, record)
-    mask = foreground_of(data, recipe.foreground)
-    values = data[mask]
+        data = standardise_histogram(data, recipe.histogram, record, within)
+    chosen = data if within is None else data[within]
+    mask = foreground_of(chosen, recipe.foreground)
+    values = chosen[mask]
     record["foreground_share"] = round(float(mask.mean()), 4)
     if values.size < 8 or (
         recipe.intensity != "none" and not recipe.labels and values.min() == values.max() == data.min()

@@ -24,16 +24,16 @@ from neuroage.imaging.intensities import bin_levels, one_channel, scale_intensit
 from neuroage.imaging.raw import Frame, Readied, make_ready, settle
 from neuroage.imaging.read import Volume, read
 from neuroage.imaging.registration.mni152 import MIDDLE_MM
-from neuroage.imaging.resampling import Grid, carry_mask, head_centre, resample, resample_to
+from neuroage.imaging.resampling import Grid, box_mean, carry_mask, cover, head_centre, own_grid, resample_to
 from neuroage.imaging.steps.companions import Companions
 from neuroage.runs.recipe import Prepare
 
 # A scanner's own coordinates, whose origin is the magnet's centre, come so near the middle of MNI152 on all three axes
 # by rare chance only.
 TEMPLATE_TOLERANCE_MM = 3.0
-TISSUE_SHARE = 0.1  # of a coarser voxel: with less it is background
+TISSUE_SHARE = 0.5  # of a coarser voxel: with less it is background
 NEARLY = 0.9  # of the wanted voxel size: what is so near is left as it is, since interpolation costs more
-STEPS_VERSION = 4  # Raised whenever a step gives other numbers than before, so that stored volumes are made anew.
+STEPS_VERSION = 5  # Raised whenever a step gives other numbers than before, so that stored volumes are made anew.
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,19 @@ def _bring_to_grid(ready: Readied, native: Volume, recipe: Prepare) -> Prepared:
     if scaled_first:
         data = scale_intensities(data, recipe, record)
     affine = volume.affine
-    channels = [data]
     if recipe.fractions is not None:
         data, affine, index = at_half_spacing(data, affine, index, recipe.spacing)
-        channels = intensity_shares(data, recipe, record)
     if ready.frame is not None:
         grid = Grid.about(ready.frame.centre_mm, ready.frame.axes, recipe.spacing, recipe.size)
-        stacked = np.stack([resample_to(channel, affine, grid) for channel in channels])
     else:
-        placed = [resample(channel, affine, index, recipe.spacing, recipe.size) for channel in channels]
-        stacked, grid = np.stack([channel for channel, _ in placed]), Grid(recipe.size, placed[0][1])
+        grid = own_grid(affine, index, recipe.spacing, recipe.size)
+    channels = [data]
+    if recipe.fractions is not None:
+        within = None
+        if recipe.statistics == "field_of_view":
+            data, affine, within = cover(data, affine, grid)
+        channels = intensity_shares(data, recipe, record, within)
+    stacked = np.stack([resample_to(channel, affine, grid) for channel in channels])
     mask = carry_mask(ready.mask, volume.affine, grid) if ready.mask is not None else None
     affine = grid.affine
     if stacked.max() == stacked.min():
@@ -162,7 +165,9 @@ def at_half_spacing(
     """Bring a scan that is finer than half of the wanted spacing to that, over its whole extent; leave others alone.
 
     A voxel of 1 mm holds one tissue where one of 2 mm holds two: shares of intensity levels taken on the scans' own
-    grids would tell scanners apart. (A brain at 1 mm was guessed 31 years too old by networks trained on 2 mm.)
+    grids would tell scanners apart. (A brain at 1 mm was guessed 31 years too old by networks trained on 2 mm.) Each
+    new voxel is the mean of what lies in it, as a scanner of that resolution sees it; smoothing, or a dim rim around
+    the brain, is read as age too.
 
     Args:
         data: Shape (I, J, K).
@@ -177,18 +182,23 @@ def at_half_spacing(
     fine = np.maximum(old, np.asarray(spacing_mm) / 2)
     if (old > NEARLY * fine).all():
         return data, affine, index
-    size = np.maximum(np.round(np.asarray(data.shape) * old / fine).astype(int), 1)
-    middle = (np.asarray(data.shape) - 1) / 2
-    grid = (tuple(fine.tolist()), tuple(size.tolist()))
-    coarser, new = resample(data, affine, middle, *grid)
+    factor = fine / old
+    size = np.maximum(np.round(np.asarray(data.shape) / factor).astype(int), 1)
+    start = (np.asarray(data.shape) - 1) / 2 - (size - 1) / 2 * factor
     background = float(data.min())
-    inside, _ = resample((data > background).astype(np.float32), affine, middle, *grid)
-    coarser[inside < TISSUE_SHARE] = background  # smoothing spreads the head's edge into the empty background
-    place = affine[:3, :3] @ index + affine[:3, 3]
-    return coarser, new, np.linalg.solve(new[:3, :3], place - new[:3, 3])
+    inside = data > background
+    means, shares = (box_mean(part, start, factor, size.tolist()) for part in (data - background, inside))
+    # Of a voxel that lies across the head's edge, what is not head says nothing of the tissue.
+    coarser = np.where(shares >= TISSUE_SHARE, background + means / np.maximum(shares, TISSUE_SHARE), background)
+    new = affine.copy()
+    new[:3, :3] = affine[:3, :3] * factor
+    new[:3, 3] = affine[:3, :3] @ start + affine[:3, 3]
+    return coarser.astype(np.float32), new, (index - start) / factor
 
 
-def intensity_shares(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) -> list[np.ndarray]:
+def intensity_shares(
+    data: np.ndarray, recipe: Prepare, record: dict[str, Any], within: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Share each voxel of a scan out among levels of scaled intensity, on the scan's own grid.
 
     A voxel belongs to the two levels that it lies between, in proportion to its nearness (linear interpolation), so
@@ -199,6 +209,7 @@ def intensity_shares(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) 
         data: Shape (I, J, K), as read.
         recipe: Intensity scale, foreground and the levels `fractions`.
         record: Receives the foreground's figures.
+        within: Voxels that the intensity statistics are taken over, bool (I, J, K); all when None.
 
     Returns:
         One array for each level, shape (I, J, K), float32, 0 to 1; they sum to 1, in the background (the scan's
@@ -206,7 +217,8 @@ def intensity_shares(data: np.ndarray, recipe: Prepare, record: dict[str, Any]) 
     """
     levels = np.asarray(recipe.fractions, dtype=np.float64)
     inside = data > data.min()
-    place = np.interp(scale_intensities(data, recipe, record), levels, np.arange(len(levels))).astype(np.float32)
+    scaled = scale_intensities(data, recipe, record, within)
+    place = np.interp(scaled, levels, np.arange(len(levels))).astype(np.float32)
     return [np.maximum(1 - np.abs(place - number), 0) * inside for number in range(len(levels))]
 
 

@@ -48,6 +48,8 @@ class Grid(NamedTuple):
 def resample_to(data: np.ndarray, affine: np.ndarray, grid: Grid, *, background: float | None = None) -> np.ndarray:
     """Resample onto any grid with one linear interpolation; smoothed first where voxels become larger.
 
+    Where the grid's voxels are the scan's own, it is cropped and padded, not interpolated.
+
     Smoothing has σ = 0.42 · √(s² − 1) voxels for a factor s, which brings the scan's blur up to the grid's (full width
     at half maximum of one voxel each; Cardoso 2015, doi:10.1007/978-3-319-24571-3_81).
 
@@ -63,8 +65,11 @@ def resample_to(data: np.ndarray, affine: np.ndarray, grid: Grid, *, background:
     import SimpleITK as sitk
 
     to_scan = np.linalg.solve(affine, grid.affine)  # grid index -> fractional scan index
-    factor = np.linalg.norm(to_scan[:3, :3], axis=1)  # of the scan's voxels along each of its axes
     outside = float(data.min()) if background is None else background
+    start = np.round(to_scan[:3, 3])
+    if np.abs(to_scan[:3, :3] - np.eye(3)).max() < 1e-9 and np.abs(to_scan[:3, 3] - start).max() < KEPT:
+        return _crop_or_pad(data, start.astype(int), grid.size, outside)
+    factor = np.linalg.norm(to_scan[:3, :3], axis=1)  # of the scan's voxels along each of its axes
     variance = (0.42**2) * np.maximum(factor**2 - 1, 0)
     # Far finer scans are averaged in blocks first, up to half of the target's voxel: most of the smoothing, at no cost.
     block = np.maximum(np.floor(factor / 2), 1).astype(int)
@@ -103,36 +108,52 @@ def carry_mask(mask: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     return resample_to(mask.astype(np.float32), affine, grid, background=0.0) >= 0.5
 
 
-def resample(
-    data: np.ndarray,
-    affine: np.ndarray,
-    centre: np.ndarray,
-    spacing_mm: tuple[float, float, float],
-    size: tuple[int, int, int],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resample along the scan's own axes; one that has the wanted spacing already is cropped, not interpolated.
+def own_grid(affine: np.ndarray, centre: np.ndarray, spacing_mm: Sequence[float], size: tuple[int, int, int]) -> Grid:
+    """Lay a grid along a scan's own axes; where it has the scan's spacing, its voxels are the scan's.
+
+    Args:
+        affine: Voxel index to millimetres, (4, 4).
+        centre: Fractional voxel index in the middle of the grid.
+        spacing_mm: Voxel size of the grid.
+        size: Voxels of the grid.
+    """
+    factor = np.asarray(spacing_mm) / np.linalg.norm(affine[:3, :3], axis=0)
+    start = np.asarray(centre) - (np.asarray(size) - 1) / 2 * factor
+    if np.allclose(factor, 1, atol=KEPT):
+        start, factor = np.round(start), np.ones(3)
+    result = affine.copy()
+    result[:3, :3] = affine[:3, :3] * factor
+    result[:3, 3] = affine[:3, :3] @ start + affine[:3, 3]
+    return Grid(size, result)
+
+
+def cover(data: np.ndarray, affine: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Let the background of a scan (its minimum) go on wherever a grid reaches beyond it.
 
     Args:
         data: Shape (I, J, K).
-        affine: Voxel index to millimetres, (4, 4).
-        centre: Fractional voxel index that becomes the middle of the result.
-        spacing_mm: Voxel size of the result.
-        size: Voxels of the result.
+        affine: Voxel index to millimetres in the grid's space; may hold rotation and shear.
+        grid: What is to be covered.
 
     Returns:
-        Data of shape `size`, and its affine.
+        Data on the scan's own voxels and more of them, their affine, and which of them lie in the grid, bool.
     """
-    old = np.linalg.norm(affine[:3, :3], axis=0)
-    factor = np.asarray(spacing_mm) / old
-    start = np.asarray(centre) - (np.asarray(size) - 1) / 2 * factor
-    if kept := np.allclose(factor, 1, atol=KEPT):
-        start, factor = np.round(start), np.ones(3)
-    new_affine = affine.copy()
-    new_affine[:3, :3] = affine[:3, :3] * factor
-    new_affine[:3, 3] = affine[:3, :3] @ start + affine[:3, 3]
-    if kept:
-        return _crop_or_pad(data, start.astype(int), size), new_affine
-    return resample_to(data, affine, Grid(size, new_affine)), new_affine
+    to_scan = np.linalg.solve(affine, grid.affine)
+    ends = [(-0.5, n - 0.5) for n in grid.size]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3) @ to_scan[:3, :3].T + to_scan[:3, 3]
+    before = np.maximum(np.ceil(-0.5 - corners.min(0) - KEPT), 0).astype(int)
+    after = np.maximum(np.ceil(corners.max(0) - np.asarray(data.shape) + 0.5 - KEPT), 0).astype(int)
+    if before.any() or after.any():
+        data = np.pad(data, list(zip(before, after, strict=True)), constant_values=data.min())
+        affine = affine.copy()
+        affine[:3, 3] -= affine[:3, :3] @ before
+    to_grid = np.linalg.solve(grid.affine, affine)
+    steps = np.ogrid[tuple(slice(0, n) for n in data.shape)]
+    within = np.ones(data.shape, dtype=bool)
+    for row, n in zip(to_grid[:3], grid.size, strict=True):
+        place = row[0] * steps[0] + row[1] * steps[1] + row[2] * steps[2] + row[3]
+        within &= (place >= -0.5) & (place < n - 0.5)
+    return data, affine, within
 
 
 def block_mean(data: np.ndarray, factor: Sequence[int]) -> np.ndarray:
@@ -148,8 +169,38 @@ def block_mean(data: np.ndarray, factor: Sequence[int]) -> np.ndarray:
     return data.reshape(split).mean(axis=tuple(range(1, 2 * len(shape), 2)))
 
 
-def _crop_or_pad(data: np.ndarray, start: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    result = np.full(size, data.min(), dtype=np.float32)
+def box_mean(data: np.ndarray, start: Sequence[float], step: Sequence[float], size: Sequence[int]) -> np.ndarray:
+    """Average a volume in boxes that need not begin or end between voxels; outside of it all is 0.
+
+    Args:
+        data: Shape (I, J, K).
+        start: Fractional voxel index of the first box's middle along each axis.
+        step: Width and distance of the boxes along each axis, voxels.
+        size: Number of boxes along each axis.
+
+    Returns:
+        float32, shape `size`.
+
+    Example:
+        >>> box_mean(np.array([[[2.0, 4.0, 8.0]]]), (0, 0, 0.25), (1, 1, 1.5), (1, 1, 2)).round(3)
+        array([[[2.667, 6.667]]], dtype=float32)
+    """
+    from scipy import sparse
+
+    result = np.asarray(data, dtype=np.float32)
+    for axis in range(3):
+        edges = start[axis] + (np.arange(size[axis] + 1) - 0.5) * step[axis]
+        voxels = np.arange(result.shape[axis])
+        first, last = np.maximum(edges[:-1, None], voxels - 0.5), np.minimum(edges[1:, None], voxels + 0.5)
+        shares = sparse.csr_array((np.maximum(last - first, 0) / step[axis]).astype(np.float32))
+        lines = np.moveaxis(result, axis, 0)
+        averaged = shares @ lines.reshape(len(voxels), -1)
+        result = np.moveaxis(averaged.reshape(size[axis], *lines.shape[1:]), 0, axis)
+    return np.ascontiguousarray(result)
+
+
+def _crop_or_pad(data: np.ndarray, start: np.ndarray, size: tuple[int, int, int], outside: float) -> np.ndarray:
+    result = np.full(size, outside, dtype=np.float32)
     source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, size, data.shape, strict=True))
     target = tuple(slice(part.start - s, part.stop - s) for part, s in zip(source, start, strict=True))
     if all(part.stop > part.start for part in source):

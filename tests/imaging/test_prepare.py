@@ -293,3 +293,20 @@ def test_a_finer_scan_keeps_its_places() -> None:
     np.testing.assert_allclose(
         affine[:3, :3] @ place + affine[:3, 3], volume.affine[:3, :3] @ index + volume.affine[:3, 3]
     )
+
+
+@pytest.mark.parametrize("foreground", ["above_mean", "all"])
+def test_shares_of_levels_do_not_depend_on_the_air_around_the_head(foreground: str) -> None:
+    recipe = Prepare(
+        spacing_mm=4.0, size=(12, 12, 12), centre="image", foreground=foreground,
+        fractions=(-2, -1, 0, 1), store_as="float32",
+    )  # fmt: skip
+    tight = head_of_two_tissues(2.0)
+    wide = Volume(np.pad(tight.data, ((0, 0), (6, 6), (0, 0), (7, 7))), tight.affine, "RAS")
+    close = Volume(tight.data[:, 2:-2, 2:-2, 2:-2], tight.affine, "RAS")  # the field of view reaches beyond it
+    expected = prepare(tight, recipe).data
+
+    np.testing.assert_allclose(prepare(wide, recipe).data, expected, atol=1e-5)
+    np.testing.assert_allclose(prepare(close, recipe).data, expected, atol=1e-5)
+    whole = prepare(wide, recipe.model_copy(update={"statistics": "grid"})).data
+    assert np.abs(whole - expected).max() > 0.05, "the whole grid has more air"

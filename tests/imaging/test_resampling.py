@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from neuroage.imaging.resampling import Grid, carry_mask, resample, resample_to
+from neuroage.imaging.resampling import Grid, box_mean, carry_mask, cover, own_grid, resample_to
 
 
 def turned(degrees: float = 20.0, stretch: float = 1.0, shear: float = 0.0) -> np.ndarray:
@@ -53,7 +54,8 @@ def test_coarser_voxels_are_averages_and_what_lies_outside_is_background() -> No
 
 def test_a_scan_of_the_wanted_spacing_is_cropped_and_not_interpolated() -> None:
     data = np.random.default_rng(0).random((12, 12, 12), dtype=np.float32)
-    seen, affine = resample(data, np.eye(4), np.array([5.4, 5.6, 5.5]), (1.0, 1.0, 1.0), (6, 6, 6))
+    grid = own_grid(np.eye(4), np.array([5.4, 5.6, 5.5]), (1.0, 1.0, 1.0), (6, 6, 6))
+    seen, affine = resample_to(data, np.eye(4), grid), grid.affine
     start = affine[:3, 3].astype(int)
     np.testing.assert_array_equal(seen, data[tuple(slice(s, s + 6) for s in start)])
 
@@ -67,3 +69,32 @@ def test_a_mask_keeps_its_volume_on_another_grid() -> None:
     carried = carry_mask(mask, affine, grid)
     truth = np.linalg.norm(places(grid.size, grid.affine) - centre, axis=-1) < 15
     assert carried.dtype == bool and (carried ^ truth).sum() < 0.06 * truth.sum()
+
+
+def test_a_scan_is_padded_to_what_a_grid_reaches_and_no_further() -> None:
+    data = np.random.default_rng(0).uniform(1, 2, (6, 7, 8)).astype(np.float32)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    inner = Grid((2, 2, 2), np.array([[2.0, 0, 0, 3], [0, 2, 0, 3], [0, 0, 2, 3], [0, 0, 0, 1]]))
+    same, place, within = cover(data, affine, inner)
+    assert same is data and place is affine
+    assert within.sum() == 8 and within[1:3, 1:3, 1:3].all(), "the middles of these lie in the grid or on its low face"
+
+    axes = Rotation.from_euler("xyz", (10, 20, 30), degrees=True).as_matrix()
+    grid = Grid.about(np.array([5.0, 6.0, 7.0]), axes, (2.0, 2.0, 2.0), (12, 12, 12))
+    padded, place, within = cover(data, affine, grid)
+    start = np.rint(-place[:3, 3] / 2).astype(int)
+    np.testing.assert_array_equal(padded[tuple(slice(s, s + n) for s, n in zip(start, data.shape, strict=True))], data)
+    assert abs(within.sum() - 12**3) < 30, "all of the grid, as voxels of its size"
+    assert padded.min() == data.min()
+    ends = [np.argwhere(within).min(0), np.array(padded.shape) - 1 - np.argwhere(within).max(0)]
+    assert np.max(ends) <= 1, "no more than its corners need"
+
+
+def test_boxes_average_what_lies_in_them() -> None:
+    data = np.random.default_rng(1).uniform(0, 1, (8, 6, 9)).astype(np.float32)
+    blocks = data.reshape(4, 2, 3, 2, 3, 3).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(box_mean(data, (0.5, 0.5, 1), (2, 2, 3), (4, 3, 3)), blocks, rtol=1e-5)
+    np.testing.assert_array_equal(box_mean(data, (0, 0, 0), (1, 1, 1), data.shape), data)
+    wide = box_mean(data, (-1.2, 0, 0), (1.7, 1, 1), (7, 6, 9))
+    assert wide.sum() * 1.7 == pytest.approx(data.sum(), rel=1e-5), "nothing is lost between boxes"
+    assert wide[0].max() < data.max() * 0.1 and box_mean(data, (-9, 0, 0), (1, 1, 1), (2, 6, 9)).max() == 0
