@@ -30,7 +30,7 @@ from neuroage.runs.recipe_raw import Brain
 
 SETTLED_MM = 4.0  # a mean of many brains shows nothing finer
 # Raised, with `prepare.STEPS_VERSION`, whenever a registration gives another matrix, so that it is sought anew.
-REGISTRATION_VERSION = 1
+REGISTRATION_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -235,8 +235,12 @@ class Store:
         beside = [file for file in (companions.reference, companions.mask, companions.template) if file is not None]
         sources = "|".join(identity(file) for file in (Path(path), *beside))
         key = digest_text(f"{sources}|{recipe.digest}")[:32]
-        version = _preparer(recipe.kind).STEPS_VERSION
-        return self.folder / f"v{version}-{recipe.digest[:12]}" / key[:2] / f"{key}.npy"
+        return self.folder / f"v{steps_version(recipe)}-{recipe.digest[:12]}" / key[:2] / f"{key}.npy"
+
+
+def steps_version(recipe: Preparation) -> int:
+    """Give the version of the steps that prepare a scan: it rises whenever one of them gives other numbers."""
+    return int(_preparer(recipe.kind).STEPS_VERSION)
 
 
 def prepare_image(path: str | os.PathLike[str], recipe: Preparation, companions: Companions = ALONE) -> Prepared:

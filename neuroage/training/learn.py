@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from neuroage.errors import InfeasibleError, RefusedError
 from neuroage.imaging.batches import VolumeSet
-from neuroage.imaging.store import StoredVolume
+from neuroage.imaging.store import StoredVolume, steps_version
 from neuroage.models.freezing import freeze_for, phases, phases_in_words
 from neuroage.models.network import Network, build_network
 from neuroage.runs.recipe import Recipe
@@ -150,6 +150,7 @@ def _settle(job: Job, fabric: Fabric, network: Network) -> tuple[Fabric, Plan]:
             task=job.task.state(),
             target=job.task.target,
             counts=job.table["set"].value_counts().to_dict(),
+            steps_version=steps_version(recipe.prepare),
         )
     return fabric, plan
 

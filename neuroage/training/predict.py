@@ -15,7 +15,7 @@ from neuroage.errors import InfeasibleError, RefusedError
 from neuroage.imaging.batches import VolumeSet
 from neuroage.imaging.duplicates import count_shared_images
 from neuroage.imaging.preparation import listed, prepare_scans
-from neuroage.imaging.store import Store, StoredVolume
+from neuroage.imaging.store import Store, StoredVolume, steps_version
 from neuroage.models.network import Network
 from neuroage.models.tasks import Task, build_task
 from neuroage.runs.calibration import apply_calibration
@@ -87,6 +87,12 @@ def predict(
     if run.is_parent and not run.complete:
         observer.note(f"{run.folder} is not finished: {len(leaves)} of its members predict, the others are left out.")
     recipe = leaves[0].recipe
+    trained, now = leaves[0].about.get("steps_version", "an older one"), steps_version(recipe.prepare)
+    if trained != now:
+        observer.note(
+            f"The steps that prepare scans have changed since {run.folder} was trained (version {trained}, now {now}): "
+            "predictions may be off. Train it again."
+        )
     store = store or Store()
     steps = preparation_for_raw(leaves[0], store) if prepare == "auto" else recipe.prepare
     observer.stage(f"Preparing {len(cohort)} scans")

@@ -189,6 +189,25 @@ def test_an_older_run_has_only_the_smaller_contract_and_says_so(
     assert table["verdict"].tolist() == ["ok", "ok"]
 
 
+def test_a_run_whose_scans_were_prepared_otherwise_says_so(
+    run: Run, held_out: list[Path], store: Store, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    class Listener(Observer):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    cohort = gather_scans(held_out[:1], "t1")
+    same = predict(run, cohort, store=store, observer=Listener())
+    assert not any("have changed" in text for text in told)
+    old = Run(run.copy_to(tmp_path / "old"))
+    old.update(steps_version=1)
+    table = predict(old, cohort, store=store, observer=Listener()).table
+    assert "have changed since" in " ".join(told) and "version 1, now" in " ".join(told)
+    assert table["predicted_age"].tolist() == same.table["predicted_age"].tolist()
+
+
 def test_the_nearest_distance_leaves_the_scan_itself_out() -> None:
     points = np.array([[0.0, 0.0], [3.0, 4.0]])
     assert nearest_distance(points, points, skip=1) == pytest.approx([5 / np.sqrt(2)] * 2)
