@@ -26,10 +26,10 @@ from neuroage.files import atomic_path, digest_text, write_json
 from neuroage.imaging.derivative_names import ScanName, name_scans
 from neuroage.imaging.derivative_space import ALIGNED, grid_entities, space_of, target_of
 from neuroage.imaging.locks import hold
-from neuroage.imaging.prepare import STEPS_VERSION, Prepared
+from neuroage.imaging.prepare import Prepared
 from neuroage.imaging.registration.transform import write_transform
 from neuroage.imaging.steps.companions import Companions, companions_of, identity
-from neuroage.imaging.store import Store, prepare_image
+from neuroage.imaging.store import Store, prepare_image, steps_version
 from neuroage.runs.recipe import Prepare
 
 OWN = "Preparation"  # the key of the JSON file under which all stands that BIDS has no word for
@@ -281,7 +281,7 @@ def _uri(path: Path, bids_folder: Path | None) -> str:
 
 
 def _digest(recipe: Prepare) -> str:
-    return f"v{STEPS_VERSION}-{recipe.digest}"
+    return f"v{steps_version(recipe)}-{recipe.digest}"
 
 
 def _source(path: Path, companions: Companions) -> str:
